@@ -1,0 +1,53 @@
+# Everything runs in .venv, which the first target makes. Needed beforehand: Python 3.11+ and make.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint types proto proto-check docs docs-check bench gpu-check clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Foxden needs Python 3.11 or newer; this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install -q -c constraints.txt torch
+	$(PY) -m pip install -q -c constraints.txt -e ".[dev]"
+	touch $@
+
+install: $(STAMP)  ## make .venv with everything in it
+
+demo: install  ## draw a picture: broker, agent, engine and SDK, started and shut down
+	$(PY) -m foxden demo
+
+test: install  ## all tests
+	$(PY) tests/run.py
+
+lint: install  ## ruff
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+types: install  ## mypy --strict on the four packages
+	$(VENV)/bin/mypy
+
+PROTOS := proto/foxden_proto/v1/*.proto
+proto: install  ## regenerate the committed stubs
+	cd proto && PATH="$(CURDIR)/$(VENV)/bin:$$PATH" ../$(PY) -m grpc_tools.protoc -I . \
+	  --python_out=. --grpc_python_out=. --mypy_out=quiet:. --mypy_grpc_out=quiet:. $(PROTOS:proto/%=%)
+
+docs: install  ## redraw the state diagrams in ARCHITECTURE.md
+	$(PY) tests/tools/draw_states.py
+
+generated-check: install  ## the committed stubs and diagrams are what the sources give
+	$(PY) tests/tools/check_generated.py
+
+bench: install  ## measure; prints a table and writes build/bench.json
+	$(PY) tests/bench/run.py
+
+gpu-check: install  ## the engine on CUDA with a full-size random SD 1.5
+	$(PY) tests/gpu/gpu_check.py
+
+clean:  ## remove the virtualenv and everything built
+	rm -rf $(VENV) build dist

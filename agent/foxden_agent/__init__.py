@@ -1,0 +1,1 @@
+"""The agent: looks after one machine's cards and serves them over an outbound link."""

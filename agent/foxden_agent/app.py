@@ -1,0 +1,194 @@
+"""The agent put together: engines, cards, workers and the link, in the order they start."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import platform
+import ssl
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+
+import psutil
+
+from foxden_agent import identity, models
+from foxden_agent.card_engine import CardEngine
+from foxden_agent.link_driver import LinkDriver
+from foxden_agent.models import LocalModel
+from foxden_agent.pictures import PictureSender
+from foxden_agent.settings import AgentSettings
+from foxden_agent.worker import CardWorker
+from foxden_proto import limits
+from foxden_proto.link import AgentLink, Dropped, Event, LeaseKey, LeasesExpired
+from foxden_proto.programs import Loop, watched
+from foxden_proto.trust import tls_context
+from foxden_proto.v1 import link_pb2 as pb
+from foxden_proto.v1 import pool_pb2
+
+log = logging.getLogger(__name__)
+
+
+class StartError(Exception):
+    """The agent cannot start; the text says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """An agent that works; `online` is set when the broker first says welcome."""
+
+    agent_id: str
+    cards: list[pool_pb2.CardInfo]
+    online: asyncio.Event
+    failed: asyncio.Future[None]  # ends with the exception of the first loop that dies
+
+
+@asynccontextmanager
+async def agent(settings: AgentSettings) -> AsyncIterator[Running]:
+    """Run an agent for as long as the context lasts.
+
+    Raises StartError, identity.HomeInUse or EngineFailed.
+    """
+    async with AsyncExitStack() as stack:
+        try:
+            stack.enter_context(identity.only_one(settings.folder))
+            agent_id = identity.agent_id(settings.folder)
+        except OSError as error:
+            raise StartError(
+                f"The folder {settings.folder} cannot be written ({error.strerror}): "
+                "choose another with --home, or give yourself the right to write there."
+            ) from None
+        # The engine takes seconds to import torch; the models are read meanwhile.
+        scanning = asyncio.create_task(asyncio.to_thread(_scan, settings))
+        engines = await _start_engines(settings, stack)
+        found = await scanning
+        cards = [_card(agent_id, engine, found, settings) for engine in engines]
+        hello = pb.Hello(
+            protocol=limits.LINK_PROTOCOL,
+            agent_id=agent_id,
+            agent_name=settings.name or platform.node() or "a PC",
+            agent_version=version("foxden"),
+            cards=cards,
+        )
+        link = AgentLink(settings.timers, hello, time.monotonic())
+        tls = _tls_once(settings)
+        pictures = PictureSender(settings.broker, tls)
+        stack.push_async_callback(pictures.close)
+        workers: dict[str, CardWorker] = {}
+        online = asyncio.Event()
+        driver = LinkDriver(
+            link,
+            settings.broker,
+            settings.token,
+            on_event=lambda event: _handle(event, workers, online),
+            readings=lambda: _readings(cards, workers),
+            tls=tls,
+        )
+        by_sha = {one.model.sha256: one for one in found}
+        for card, engine in zip(cards, engines, strict=True):
+            workers[card.card_id] = CardWorker(
+                card.card_id, card.device, engine, by_sha, link, pictures, driver.flush
+            )
+        loops: list[Loop] = [
+            ("link", driver.run()),
+            *((f"worker {card_id}", worker.run()) for card_id, worker in workers.items()),
+        ]
+        async with watched(loops) as failed:
+            try:
+                yield Running(agent_id, cards, online, failed)
+            finally:
+                # Said before anything is torn down, so that the images go elsewhere at once.
+                link.goodbye("its owner stopped it")
+                driver.flush()
+                await asyncio.sleep(0.05)
+
+
+def _scan(settings: AgentSettings) -> list[LocalModel]:
+    return models.scan(settings.models_folder, settings.folder / "models.json")
+
+
+async def _start_engines(settings: AgentSettings, stack: AsyncExitStack) -> list[CardEngine]:
+    """One engine per card: the device that was asked for, or every CUDA device there is."""
+
+    async def start(device: str) -> CardEngine:
+        engine = CardEngine(device, settings.timers)
+        stack.push_async_callback(engine.kill)
+        await engine.ready()
+        return engine
+
+    first = await start(settings.device)
+    engines = [first]
+    if settings.device == "auto":
+        described = first.description
+        for device in described.devices:
+            if device.device.startswith("cuda") and device.device != described.device.device:
+                engines.append(await start(device.device))
+    return engines
+
+
+def _card(
+    agent_id: str, engine: CardEngine, found: list[LocalModel], settings: AgentSettings
+) -> pool_pb2.CardInfo:
+    described = engine.description
+    machine = settings.name or platform.node() or "a PC"
+    return pool_pb2.CardInfo(
+        card_id=f"{agent_id}.{described.device.device}",
+        name=f"{described.device.name} in {machine}"[:100],
+        device=described.device.device,
+        memory_total=described.device.memory_total,
+        models=[one.model for one in found[: limits.MODELS_PER_CARD]],
+        samplers=described.samplers,
+        schedules=described.schedules,
+        engine=described.versions,
+    )
+
+
+def _readings(
+    cards: list[pool_pb2.CardInfo], workers: dict[str, CardWorker]
+) -> tuple[list[pool_pb2.CardReadings], list[pb.CardMode]]:
+    readings = []
+    for card in cards:
+        loaded = workers[card.card_id].loaded
+        reading = pool_pb2.CardReadings(
+            card_id=card.card_id, loaded_models=[loaded] if loaded else []
+        )
+        if card.device == "cpu":
+            reading.memory_used = psutil.virtual_memory().used
+        readings.append(reading)
+    return readings, [pb.CardMode(card_id=c.card_id, mode=pool_pb2.MODE_READY) for c in cards]
+
+
+def _handle(event: Event, workers: dict[str, CardWorker], online: asyncio.Event) -> None:
+    match event:
+        case pb.Welcome():
+            log.info("online as session %s", event.session_id)
+            online.set()
+        case pb.Assignment():
+            # A card that is gone: the broker hears nothing and gives the images to another.
+            if event.card_id in workers:
+                workers[event.card_id].assign(event)
+        case pb.StopTask():
+            for worker in workers.values():
+                worker.stop(LeaseKey.of(event.lease))
+        case Dropped() | LeasesExpired():
+            for key in event.leases:
+                for worker in workers.values():
+                    worker.drop(key)
+        case pb.Drain():
+            log.info("the broker gives no more work: %s", event.reason)
+        case _:
+            pass  # settled, heartbeat seen: the link itself keeps them
+
+
+def _tls_once(settings: AgentSettings) -> Callable[[], ssl.SSLContext | None]:
+    """The TLS settings, made when first needed (the pinned CA is fetched) and kept."""
+    kept: list[ssl.SSLContext | None] = []
+
+    def tls() -> ssl.SSLContext | None:
+        if not kept:
+            kept.append(tls_context(settings.broker))
+        return kept[0]
+
+    return tls

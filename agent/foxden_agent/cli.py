@@ -1,0 +1,111 @@
+"""`foxden agent`: look after this machine's cards until told to stop."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from foxden_proto.address import AddressError, parse
+from foxden_proto.home import home
+from foxden_proto.programs import until_stopped
+from foxden_proto.timers import Timers
+
+if TYPE_CHECKING:
+    from foxden_agent.app import Running
+
+REFUSED = 4  # exit code: the broker does not take the token
+
+
+class AgentCommand:
+    """The command as the `foxden` program plugs it in."""
+
+    name = "agent"
+    help = "run an agent: serve this machine's cards to a broker"
+
+    def configure(self, parser: argparse.ArgumentParser) -> None:
+        add = parser.add_argument
+        add("--broker", required=True, metavar="URL", help="the broker's address: foxden://…")
+        add("--token", help="a token of scope agent (FOXDEN_TOKEN)")
+        add("--device", type=_device, default="auto", help="auto, cpu or cuda:N (auto)")
+        add("--models", type=Path, help="the model folder (models/ in the home folder)")
+        add("--name", default="", help="what people see (the machine's name)")
+        add("--supervised", action="store_true", help=argparse.SUPPRESS)
+
+    def run(self, args: argparse.Namespace) -> int:
+        logging.basicConfig(
+            level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s"
+        )
+        # One line per request would drown the log, and it would name every picture.
+        logging.getLogger("httpx").setLevel(logging.WARNING)
+        try:
+            return asyncio.run(_run(args))
+        except KeyboardInterrupt:
+            return 130
+
+
+COMMAND = AgentCommand()
+
+
+def _device(text: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda:\d{1,2}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a device: use auto, cpu or cuda:N")
+    return text
+
+
+async def _run(args: argparse.Namespace) -> int:
+    from foxden_agent import app, identity
+    from foxden_agent.engine_client import EngineFailed
+    from foxden_agent.link_driver import LinkRefused
+    from foxden_agent.settings import AgentSettings
+    from foxden_proto.trust import WrongBroker
+
+    token = args.token or os.environ.get("FOXDEN_TOKEN", "")
+    try:
+        if not token:
+            raise app.StartError(
+                "No token: give --token or set FOXDEN_TOKEN to a token of scope agent."
+            )
+        if args.models and not args.models.is_dir():
+            raise app.StartError(f"There is no folder {args.models}: check --models.")
+        settings = AgentSettings(
+            home=home(args.home),
+            broker=parse(args.broker),
+            token=token,
+            device=args.device,
+            models=args.models,
+            name=args.name,
+            supervised=args.supervised,
+            timers=Timers.from_environment(),
+        )
+        async with app.agent(settings) as running:
+            ready = asyncio.create_task(_say_ready(running, as_json=args.json))
+            try:
+                await until_stopped(running.failed, supervised=settings.supervised)
+            finally:
+                ready.cancel()
+    except (LinkRefused, WrongBroker) as error:
+        print(error, file=sys.stderr)
+        return REFUSED
+    except (AddressError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    except (app.StartError, identity.HomeInUse, EngineFailed) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+async def _say_ready(running: Running, *, as_json: bool) -> None:
+    await running.online.wait()
+    names = [card.name for card in running.cards]
+    if as_json:
+        print(json.dumps({"agent_id": running.agent_id, "cards": names}), flush=True)
+    else:
+        print(f"Online with {', '.join(names)}. Stop with Ctrl-C.", flush=True)

@@ -1,0 +1,252 @@
+"""Draws batches with diffusers: one model kept warm, one batch at a time, on one device."""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import io
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from foxden_agent.engine.errors import BadRequest, OutOfMemory
+from foxden_agent.engine.infotext import infotext
+from foxden_agent.engine.loading import load_pipeline, weights_bytes
+from foxden_agent.engine.sampler_driver import OnEvent, SamplerDriver, ShouldStop
+from foxden_agent.engine.samplers import NoSuchCombination, samplers, scheduler_options
+from foxden_proto.samplers import SCHEDULES
+from foxden_proto.v1.engine_pb2 import (
+    Batch,
+    Device,
+    EngineDescription,
+    EngineEvent,
+    EnginePicture,
+    EngineStage,
+    LoadResponse,
+    ModelSource,
+)
+from foxden_proto.v1.generation_pb2 import ImageRequest
+
+PNG_LEVEL = 4
+_SHARED = ("steps", "sampler", "schedule", "guidance_scale", "width", "height")
+
+
+class DiffusersEngine:
+    """One device and at most one model on it. Not thread-safe: one thread makes all calls."""
+
+    def __init__(self, device: str, version: str) -> None:
+        """`device` is "auto" (the first CUDA device, else the CPU), "cpu" or "cuda:N"."""
+        if device == "auto":
+            device = "cuda:0" if torch.cuda.is_available() else "cpu"
+        self._device = torch.device(device)
+        self._version = version
+        self._pipe: Any = None
+        self._loaded: tuple[str, str] | None = None  # path and sha256 of the model in memory
+
+    def describe(self) -> EngineDescription:
+        devices = [_describe_device(torch.device("cpu"))] + [
+            _describe_device(torch.device("cuda", n)) for n in range(torch.cuda.device_count())
+        ]
+        return EngineDescription(
+            device=_describe_device(self._device),
+            devices=devices,
+            samplers=samplers(),
+            schedules=SCHEDULES,
+            versions=f"torch {torch.__version__.partition('+')[0]}, "
+            f"diffusers {diffusers.__version__}",
+        )
+
+    def load(self, model: ModelSource) -> LoadResponse:
+        """Bring the model into memory, putting another one out first.
+
+        Raises BadModel or OutOfMemory; afterwards no model is in memory.
+        """
+        wanted = (model.path, model.sha256)
+        if self._loaded == wanted:
+            return LoadResponse(seconds=0, memory=weights_bytes(self._pipe))
+        self._evict()
+        started = time.perf_counter()
+        with self._memory(f"loading {model.name}"):
+            self._pipe = load_pipeline(model.name, Path(model.path), self._device)
+        self._loaded = wanted
+        return LoadResponse(seconds=time.perf_counter() - started, memory=weights_bytes(self._pipe))
+
+    def generate(self, batch: Batch, on_event: OnEvent, should_stop: ShouldStop) -> None:
+        """Draw the batch; each picture, stage and finished step goes to `on_event`.
+
+        Image i of the batch depends on its own request alone (its seed makes its noise, on the
+        CPU), up to rounding: bit-identical for equal batch size, threads, placement and versions.
+        Raises EngineError, or Stopped once every item was stopped.
+        """
+        shared = _shared_request(batch)
+        if self._loaded != (batch.model.path, batch.model.sha256):
+            on_event(EngineEvent(stage=EngineStage(stage="loading")))
+            self.load(batch.model)
+        requests = [item.request for item in batch.items]
+        driver = SamplerDriver(
+            [item.item_id for item in batch.items], shared.steps, on_event, should_stop
+        )
+        started = time.perf_counter()
+        own_scheduler = self._pipe.scheduler
+        try:
+            self._pipe.scheduler = self._build_scheduler(shared, [r.seed for r in requests])
+            with (
+                self._memory(f"drawing {len(requests)} x {shared.width}x{shared.height}"),
+                driver.attached(self._pipe) as after_call,
+            ):
+                driver.stage("encoding")
+                images = self._pipe(
+                    **self._arguments(shared, requests), callback_on_step_end=after_call
+                ).images
+        finally:
+            # The next scheduler is made from the model's own configuration, not from this one's.
+            self._pipe.scheduler = own_scheduler
+        by_id = {item.item_id: item.request for item in batch.items}
+        for item_id, image in zip(driver.decoded, images, strict=True):
+            png = encode_png(image, by_id[item_id], self._version)
+            on_event(
+                EngineEvent(
+                    picture=EnginePicture(
+                        item_id=item_id,
+                        png=png,
+                        width=image.width,
+                        height=image.height,
+                        seconds=time.perf_counter() - started,
+                        batch_size=len(requests),
+                        placement=self._placement(),
+                    )
+                )
+            )
+
+    def _arguments(self, shared: ImageRequest, requests: list[ImageRequest]) -> dict[str, Any]:
+        arguments: dict[str, Any] = {
+            "prompt": [request.prompt for request in requests],
+            "num_inference_steps": shared.steps,
+            "generator": [torch.Generator("cpu").manual_seed(r.seed) for r in requests],
+            "width": shared.width,
+            "height": shared.height,
+            "output_type": "pil",
+            "guidance_scale": shared.guidance_scale,
+        }
+        known = inspect.signature(self._pipe.__call__).parameters
+        if "negative_prompt" in known:
+            arguments["negative_prompt"] = [request.negative_prompt for request in requests]
+        elif any(request.negative_prompt for request in requests):
+            raise BadRequest("this model takes no negative prompt: leave it empty")
+        return arguments
+
+    def _build_scheduler(self, shared: ImageRequest, seeds: list[int]) -> Any:
+        """A fresh scheduler: it keeps state, and a second batch must not start from the first's."""
+        config = self._pipe.scheduler.config
+        schedule = shared.schedule or "automatic"
+        own = type(self._pipe.scheduler)
+        if own.__name__.startswith("FlowMatch"):
+            # Flow-matching models have no noise levels in the sense of the table.
+            if (shared.sampler, schedule) != ("Euler", "automatic"):
+                raise BadRequest("this model draws with sampler 'Euler', schedule 'automatic' only")
+            return own.from_config(config)
+        try:
+            name, options = scheduler_options(
+                shared.sampler, schedule, config.get("timestep_spacing", "leading")
+            )
+        except NoSuchCombination as error:
+            raise BadRequest(str(error)) from error
+        more: dict[str, Any] = dict(options)
+        if name == "DPMSolverSDEScheduler":
+            # Its noise comes from a Brownian tree and not from the generators. With one seed per
+            # image each has a tree of its own, else an image would depend on its neighbours.
+            more["noise_sampler_seed"] = seeds
+        elif name in ("LCMScheduler", "TCDScheduler"):
+            # They pick their steps out of this many, and refuse more steps than that.
+            more["original_inference_steps"] = max(50, shared.steps)
+        return getattr(diffusers, name).from_config(config, **more)
+
+    @contextmanager
+    def _memory(self, doing: str) -> Iterator[None]:
+        """Turn torch's out-of-memory errors into ours, and hand cached blocks back."""
+        try:
+            yield
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            self._release_cache()
+            raise OutOfMemory(str(self._device), doing) from error
+        except RuntimeError as error:
+            # The CPU allocator has no type of its own for it.
+            if "not enough memory" in str(error) or "can't allocate memory" in str(error):
+                raise OutOfMemory(str(self._device), doing) from error
+            raise
+
+    def _evict(self) -> None:
+        self._pipe = self._loaded = None
+        gc.collect()  # a pipeline and its parts refer to one another
+        self._release_cache()
+
+    def _release_cache(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _placement(self) -> str:
+        dtype = str(self._pipe.dtype).removeprefix("torch.")
+        if self._device.type == "cpu":
+            return f"cpu {dtype} threads={torch.get_num_threads()}"
+        return f"{self._device} {dtype}"
+
+
+def encode_png(image: Image.Image, request: ImageRequest, version: str) -> bytes:
+    """The picture as PNG, with its infotext under "parameters" (iTXt where it isn't Latin-1)."""
+    info = PngInfo()
+    info.add_text(
+        "parameters", infotext(request, width=image.width, height=image.height, version=version)
+    )
+    stream = io.BytesIO()
+    image.save(stream, "PNG", pnginfo=info, compress_level=PNG_LEVEL)
+    return stream.getvalue()
+
+
+def _shared_request(batch: Batch) -> ImageRequest:
+    """The first item's request, once it is sure that the others may ride with it."""
+    if not batch.items:
+        raise BadRequest("the batch is empty")
+    first = batch.items[0].request
+    if len({item.item_id for item in batch.items}) < len(batch.items):
+        raise BadRequest("two items of the batch have the same id")
+    for item in batch.items:
+        for name in _SHARED:
+            if getattr(item.request, name) != getattr(first, name):
+                raise BadRequest(f"the items of a batch must share {name}")
+        for name in ("steps", "width", "height", "guidance_scale", "seed"):
+            if not item.request.HasField(name):
+                raise BadRequest(f"{name} is missing: a batch comes with every default filled in")
+    return first
+
+
+def _describe_device(device: torch.device) -> Device:
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        return Device(
+            device=str(device), name=properties.name, memory_total=properties.total_memory
+        )
+    return Device(device="cpu", name=_processor_name(), memory_total=_ram_bytes())
+
+
+def _processor_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass  # not Linux
+    return platform.processor() or platform.machine()
+
+
+def _ram_bytes() -> int:
+    import psutil
+
+    return int(psutil.virtual_memory().total)

@@ -1,0 +1,306 @@
+"""The agent's side of its engine: starts the child process, talks to it, and can end it at once.
+
+Killing the child is how a card's memory is given back, at any moment and whatever it is doing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import sys
+import tempfile
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Awaitable, Iterable
+from pathlib import Path
+from typing import TypeVar
+
+import grpc
+
+from foxden_proto import limits
+from foxden_proto.timers import Timers
+from foxden_proto.v1.engine_pb2 import (
+    Batch,
+    DescribeRequest,
+    EngineDescription,
+    EngineEvent,
+    LoadRequest,
+    LoadResponse,
+    ModelSource,
+    StopRequest,
+)
+from foxden_proto.v1.engine_pb2_grpc import EngineStub
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+# One place says what may be tried again, here or on another card. Not among them:
+#   FAILED_PRECONDITION  the model's files are broken; they are the same bytes on every card
+#   INVALID_ARGUMENT     the model can't draw that
+#   UNAUTHENTICATED      not our engine
+_RETRYABLE = frozenset(
+    {
+        grpc.StatusCode.RESOURCE_EXHAUSTED,  # a card with more memory can
+        grpc.StatusCode.DATA_LOSS,  # NaN: a card that computes in more precision may not
+        grpc.StatusCode.ALREADY_EXISTS,  # it draws another batch
+        grpc.StatusCode.INTERNAL,  # unforeseen; the broker counts how often
+        grpc.StatusCode.UNKNOWN,
+        grpc.StatusCode.CANCELLED,
+    }
+)
+_STARTED_WITHIN = 30.0  # seconds until the child listens; it imports no torch before that
+_LONGEST_LINE = 64 * limits.KIB
+
+
+class EngineFailed(Exception):
+    """The engine did not do what it was asked."""
+
+
+class EngineDied(EngineFailed):
+    """The child process is gone. `exit_code` is negative where a signal ended it (-9: killed)."""
+
+    def __init__(self, exit_code: int, last_line: str) -> None:
+        self.exit_code, self.last_line = exit_code, last_line
+        how = f"exit code {exit_code}"
+        if exit_code < 0:
+            with contextlib.suppress(ValueError):
+                how = signal.Signals(-exit_code).name
+        super().__init__(f"the engine died ({how})" + (f": {last_line}" if last_line else ""))
+
+
+class EngineSilent(EngineFailed):
+    """No sign of life for too long: kill it and start another."""
+
+    def __init__(self, seconds: float, stage: str) -> None:
+        self.seconds, self.stage = seconds, stage
+        super().__init__(f"the engine gave no sign of life for {seconds:g} s while {stage}")
+
+
+class EngineRefused(EngineFailed):
+    """The engine lives but won't or can't do it; `retryable` where another card or time may."""
+
+    def __init__(self, reason: str, *, retryable: bool) -> None:
+        self.reason, self.retryable = reason, retryable
+        super().__init__(reason)
+
+
+class EngineProcess:
+    """One engine child process; made by `start`, ended by `kill` (or `async with`).
+
+    Every call raises EngineDied, EngineSilent or EngineRefused, and nothing else of the kind.
+    """
+
+    def __init__(
+        self, process: Process, folder: tempfile.TemporaryDirectory[str] | None, timers: Timers
+    ) -> None:
+        self._process = process
+        self._folder = folder
+        self._timers = timers
+        self._last_line = ""
+        self._metadata: tuple[tuple[str, str], ...] = ()
+        self._channel: grpc.aio.Channel | None = None
+        self._stub: EngineStub | None = None
+        self._readers: list[asyncio.Task[None]] = []
+        self._exited = asyncio.ensure_future(process.wait())
+
+    @classmethod
+    async def start(
+        cls, device: str = "auto", *, timers: Timers | None = None, low_priority: bool = False
+    ) -> EngineProcess:
+        """Start the child and connect to it. It imports torch meanwhile; `describe` waits for that.
+
+        `device` is "auto", "cpu" or "cuda:N". `low_priority` lets other programs use the processor
+        first. Raises EngineDied or EngineSilent where the child doesn't come up; nothing is left
+        behind then.
+        """
+        command = [sys.executable, "-m", "foxden_agent.engine", "--device", device]
+        folder = None
+        if sys.platform != "win32":  # gRPC serves no unix sockets there
+            # /tmp and not TMPDIR's choice: a socket's path has 107 bytes at most. Mode 0700.
+            folder = tempfile.TemporaryDirectory(
+                prefix="foxden-", dir=_short_folder(), ignore_cleanup_errors=True
+            )
+            command += ["--socket", str(Path(folder.name) / "engine")]
+        if low_priority:
+            command += ["--low-priority"]
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command, stdin=PIPE, stdout=PIPE, stderr=PIPE, limit=_LONGEST_LINE
+            )
+        except BaseException:
+            if folder is not None:
+                folder.cleanup()
+            raise
+        engine = cls(process, folder, timers or Timers.from_environment())
+        try:
+            await engine._connect()
+        except BaseException:
+            await engine.kill()
+            raise
+        return engine
+
+    async def __aenter__(self) -> EngineProcess:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.kill()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._process.returncode is None
+
+    @property
+    def exited(self) -> Awaitable[int]:
+        """Await it to learn the exit code once the process has ended; can be awaited often."""
+        return asyncio.shield(self._exited)
+
+    async def describe(self) -> EngineDescription:
+        """What the engine runs on; answered once torch is imported."""
+        return await self._patiently(
+            self._stub_().Describe(DescribeRequest(), metadata=self._metadata),
+            self._timers.load_budget,
+            "importing torch",
+        )
+
+    async def load(self, model: ModelSource) -> LoadResponse:
+        """Bring a model into memory, putting another out. Raises EngineRefused, naming the model."""
+        return await self._patiently(
+            self._stub_().Load(LoadRequest(model=model), metadata=self._metadata),
+            self._timers.load_budget,
+            "loading",
+        )
+
+    async def stop(self, item_ids: Iterable[str]) -> None:
+        """Stop items of the running batch at their next step; ids it doesn't know are ignored."""
+        request = StopRequest(item_ids=list(item_ids))
+        await self._patiently(
+            self._stub_().Stop(request, metadata=self._metadata),
+            self._timers.engine_silent,
+            "stopping",
+        )
+
+    async def generate(self, batch: Batch) -> AsyncIterator[EngineEvent]:
+        """Draw a batch. Ends after each item has its picture or its EngineStopped.
+
+        Leaving the iterator early (aclose) stops the batch. Raises EngineSilent where no event
+        came for `timers.engine_silent` seconds, or `load_budget` seconds while loading.
+        """
+        call = self._stub_().Generate(batch, metadata=self._metadata)
+        stage = "starting"
+        try:
+            while True:
+                patience = (
+                    self._timers.load_budget
+                    if stage in ("starting", "loading")
+                    else self._timers.engine_silent
+                )
+                event = await self._patiently(call.read(), patience, stage)
+                if event is grpc.aio.EOF:
+                    return
+                if event.HasField("stage"):
+                    stage = event.stage.stage
+                yield event
+        finally:
+            call.cancel()
+
+    async def kill(self) -> None:
+        """End the process at once and tidy up. Can be called at any time, and again."""
+        # The shield keeps a cancelled caller from leaving a process or a folder behind.
+        await asyncio.shield(asyncio.ensure_future(self._end()))
+
+    async def _end(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+        await asyncio.shield(self._exited)
+        if self._channel is not None:
+            await self._channel.close()
+        for reader in self._readers:
+            reader.cancel()
+        await asyncio.gather(*self._readers, return_exceptions=True)
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        if self._folder is not None:
+            self._folder.cleanup()
+
+    async def _connect(self) -> None:
+        secret = secrets.token_hex(32)
+        stdin, stdout, stderr = self._process.stdin, self._process.stdout, self._process.stderr
+        assert stdin is not None
+        assert stdout is not None
+        assert stderr is not None
+        self._readers.append(asyncio.create_task(self._forward(stderr, logging.INFO)))
+        try:
+            stdin.write(f"{secret}\n".encode())
+            await stdin.drain()
+            line = (await asyncio.wait_for(stdout.readline(), _STARTED_WITHIN)).decode().strip()
+        except TimeoutError:
+            raise EngineSilent(_STARTED_WITHIN, "starting") from None
+        except (ConnectionError, ValueError):
+            line = ""
+        if not line.startswith("listening "):
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+            raise await self._death()
+        self._readers.append(asyncio.create_task(self._forward(stdout, logging.DEBUG)))
+        self._metadata = (("foxden-secret", secret),)
+        self._channel = grpc.aio.insecure_channel(
+            line.removeprefix("listening "),
+            options=[
+                ("grpc.max_receive_message_length", limits.PICTURE_BYTES + limits.MIB),
+                ("grpc.max_send_message_length", limits.PICTURE_BYTES + limits.MIB),
+                ("grpc.enable_http_proxy", 0),
+                # A process on the same machine can't be "temporarily unreachable".
+                ("grpc.enable_retries", 0),
+            ],
+        )
+        self._stub = EngineStub(self._channel)
+
+    def _stub_(self) -> EngineStub:
+        assert self._stub is not None, "start() connects before it returns"
+        return self._stub
+
+    async def _patiently(self, answer: Awaitable[T], seconds: float, doing: str) -> T:
+        """The answer, or which of the three errors it is that there is none."""
+        try:
+            return await asyncio.wait_for(answer, seconds)
+        except TimeoutError:
+            raise EngineSilent(seconds, doing) from None
+        except grpc.aio.AioRpcError as error:
+            code, text = error.code(), error.details() or str(error.code())
+        if code is grpc.StatusCode.UNAVAILABLE:
+            # The connection broke: the process is ending. It is reaped within moments.
+            raise await self._death()
+        raise EngineRefused(text, retryable=code in _RETRYABLE)
+
+    async def _death(self) -> EngineDied:
+        try:
+            code = await asyncio.wait_for(asyncio.shield(self._exited), 5.0)
+        except TimeoutError:
+            raise EngineSilent(5.0, "its connection is broken") from None
+        with contextlib.suppress(TimeoutError):  # let the last words arrive
+            await asyncio.wait_for(asyncio.shield(self._readers[0]), 1.0)
+        return EngineDied(code, self._last_line)
+
+    async def _forward(self, stream: asyncio.StreamReader, level: int) -> None:
+        while True:
+            try:
+                line = await stream.readline()
+            except ValueError:  # longer than the limit; the reader has dropped it
+                continue
+            if not line:
+                return
+            text = line.decode(errors="replace").rstrip()
+            if text:
+                self._last_line = text[-300:]
+                log.log(level, "engine: %s", text)
+
+
+def _short_folder() -> str | None:
+    return "/tmp" if os.access("/tmp", os.W_OK) else None  # noqa: S108 -- made inside it, 0700

@@ -1,0 +1,60 @@
+"""Who this installation is: an id made once, and a lock so that it runs once."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from foxden_proto.home import write_private
+
+
+class HomeInUse(Exception):
+    """Another agent runs from the same home folder."""
+
+
+def agent_id(folder: Path) -> str:
+    """The id of this installation, made at the first start and kept in `agent.json`."""
+    path = folder / "agent.json"
+    try:
+        known = json.loads(path.read_text())["agent_id"]
+        if isinstance(known, str) and known:
+            return known
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # the first start, or a file that was damaged: a new id costs nothing but its history
+    made = "agent-" + secrets.token_hex(8)
+    write_private(path, json.dumps({"agent_id": made}))
+    return made
+
+
+@contextmanager
+def only_one(folder: Path) -> Iterator[None]:
+    """Hold the home folder's lock. Raises HomeInUse. The system lets go of it when we die."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            _lock(handle)
+        except OSError:
+            raise HomeInUse(
+                f"An agent is running from {folder.parent} already: stop it, "
+                "or give this one another folder with --home."
+            ) from None
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int) -> None:
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,0 +1,31 @@
+"""The agent's settings: few, frozen, resolved once from flags and environment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from foxden_proto.address import Address
+from foxden_proto.timers import Timers
+
+
+@dataclass(frozen=True)
+class AgentSettings:
+    """How one agent runs."""
+
+    home: Path  # holds everything it writes, in `agent/`; never a picture or a prompt
+    broker: Address
+    token: str = field(repr=False)  # of scope agent
+    device: str = "auto"  # auto (every CUDA device, else the CPU), cpu, cuda:N
+    models: Path | None = None  # the model folder; None: `models/` in the home folder
+    name: str = ""  # for people; empty: the machine's name
+    supervised: bool = False  # stop when standard input closes
+    timers: Timers = field(default_factory=Timers)
+
+    @property
+    def folder(self) -> Path:
+        return self.home / "agent"
+
+    @property
+    def models_folder(self) -> Path:
+        return self.models or self.home / "models"

@@ -1,0 +1,1 @@
+"""The broker: a durable queue, a scheduler, and doors for clients and agents."""

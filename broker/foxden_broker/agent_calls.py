@@ -1,0 +1,302 @@
+"""What the broker does with each thing an agent says."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+
+from google.protobuf.message import Message
+
+from foxden_broker.account import Account, now_ms
+from foxden_broker.pool import Held, PoolCard
+from foxden_broker.retries import after_failure
+from foxden_broker.session import Session
+from foxden_broker.store.base import Lease, Picture, StoreError
+from foxden_proto import link
+from foxden_proto.link import LeaseKey
+from foxden_proto.states import TaskEvent
+from foxden_proto.v1 import generation_pb2 as gen
+from foxden_proto.v1 import link_pb2 as pb
+from foxden_proto.v1 import pool_pb2
+
+log = logging.getLogger(__name__)
+
+_REASON_CHARACTERS = 500
+
+
+async def handle(account: Account, session: Session, event: link.Event) -> None:
+    """Act on one event of an agent's link; its answers are flushed at the end."""
+    match event:
+        case pb.Hello():
+            await _hello(account, session, event)
+        case pb.Heartbeat():
+            for readings in event.cards:
+                _with_card(account, session, readings.card_id, readings=readings)
+            for mode in event.modes:
+                _mode(account, session, mode)
+        case pb.ModeChanged():
+            _mode(account, session, event.mode)
+        case pb.CardsChanged():
+            link.check_cards(event.cards)
+            await _cards(account, session, event.cards)
+        case pb.Refused():
+            for refused in event.leases:
+                await _refused(account, session, refused, event.reason)
+        case pb.TaskStarted():
+            await _started(account, session, event)
+        case pb.TaskProgress():
+            _progress(account, session, event)
+        case pb.TaskFinished():
+            await _finished(account, session, event)
+        case pb.TaskFailed():
+            await _failed(account, session, event)
+        case pb.TaskReleased():
+            await _released(account, session, event)
+        case pb.TaskStopped():
+            lease = LeaseKey.of(event.lease)
+            if _holds(account, session, lease):
+                await account.end_lease(lease, TaskEvent.CANCEL, "cancelled by the client")
+            session.link.settle(event.lease, True)
+        case pb.Goodbye():
+            await _gone(account, session, event.reason or "the agent said goodbye")
+        case link.Unacknowledged():
+            for lease in event.leases:
+                if _holds(account, session, lease):
+                    why = "the agent did not answer in time"
+                    await account.end_lease(lease, TaskEvent.REFUSE, why, blame=True)
+        case link.LeasesExpired():
+            for held in account.pool.leases_of(session.agent_id):
+                await account.lose(held, "the link to its agent was gone for too long")
+        case link.Silent():
+            await session.close("silent for too long")
+        case Message():  # acknowledged, draining: the link itself keeps them
+            account.wake.set()
+    session.flush()
+
+
+def offline(account: Account, session: Session) -> None:
+    """The agent's connection is over; its images stay its own until the link's grace ends."""
+    for card in _cards_of(account, session):
+        card.online = False
+        card.last_seen_ms = now_ms()
+    account.hub.changed(account.hub.CARDS)
+
+
+async def _hello(account: Account, session: Session, hello: pb.Hello) -> None:
+    claimed = {LeaseKey.of(held.lease): held for held in hello.held}
+    mine = {held.lease: held for held in account.pool.leases_of(session.agent_id)}
+    # An outcome that waits is always let in: the store alone can say whether it still counts.
+    keep = [key for key, held in claimed.items() if key in mine or held.ended]
+    drop = [key for key in claimed if key not in keep]
+    for lease, held in mine.items():
+        if lease not in claimed:
+            await account.lose(held, "the agent came back without it")
+        elif claimed[lease].started and not held.started:
+            await _start(account, held)
+    await _cards(account, session, hello.cards, hello)
+    for mode in hello.modes:
+        _mode(account, session, mode)
+    session.link.welcome(session.session_id, account.account_id, keep, drop)
+    log.info("agent %s (%s) is online", hello.agent_name, session.agent_id)
+
+
+async def _cards(
+    account: Account,
+    session: Session,
+    cards: Sequence[pool_pb2.CardInfo],
+    hello: pb.Hello | None = None,
+) -> None:
+    known = {card.info.card_id: card for card in _cards_of(account, session)}
+    name, version = (hello.agent_name[:100], hello.agent_version[:40]) if hello else ("", "")
+    if hello is None and known:
+        any_card = next(iter(known.values()))
+        name, version = any_card.agent_name, any_card.agent_version
+    taken = [
+        card.card_id
+        for card in cards
+        if card.card_id in account.pool.cards and card.card_id not in known
+    ]
+    if taken:
+        raise link.LinkError(
+            f"card {taken[0]} belongs to another agent: give this installation a home of its own"
+        )
+    for card_id in set(known) - {card.card_id for card in cards}:
+        del account.pool.cards[card_id]
+    for card in cards:
+        before = known.get(card.card_id)
+        account.pool.cards[card.card_id] = PoolCard(
+            card,
+            session.agent_id,
+            name,
+            version,
+            now_ms(),
+            online=True,
+            mode=before.mode if before else pool_pb2.MODE_READY,
+            reasons=before.reasons if before else (),
+            readings=before.readings if before else pool_pb2.CardReadings(card_id=card.card_id),
+        )
+    rows = [(card.card_id, card.SerializeToString()) for card in cards]
+    await account.store.save_cards(
+        account.account_id, session.agent_id, name, version, rows, now_ms()
+    )
+    await account.resolve_waiting()
+    _cards_changed(account)
+
+
+def _mode(account: Account, session: Session, mode: pb.CardMode) -> None:
+    _with_card(account, session, mode.card_id, mode=mode.mode, reasons=tuple(mode.reasons))
+
+
+def _with_card(account: Account, session: Session, card_id: str, **values: object) -> None:
+    card = account.pool.cards.get(card_id)
+    if card is None or card.agent_id != session.agent_id:
+        return
+    before = (card.mode, card.reasons, tuple(card.readings.loaded_models))
+    for name, value in values.items():
+        setattr(card, name, value)
+    card.last_seen_ms = now_ms()
+    if before != (card.mode, card.reasons, tuple(card.readings.loaded_models)):
+        _cards_changed(account)
+
+
+def _cards_changed(account: Account) -> None:
+    account.hub.changed(account.hub.CARDS)
+    for job_id in account.pool.jobs:
+        account.hub.changed(job_id)  # what a waiting job waits for may be another thing now
+    account.wake.set()
+
+
+def _cards_of(account: Account, session: Session) -> list[PoolCard]:
+    return [c for c in account.pool.cards.values() if c.agent_id == session.agent_id]
+
+
+def _holds(account: Account, session: Session, lease: Lease) -> Held | None:
+    held = account.pool.held.get(lease)
+    return held if held is not None and held.agent_id == session.agent_id else None
+
+
+async def _refused(account: Account, session: Session, message: pb.Lease, reason: str) -> None:
+    lease = LeaseKey.of(message)
+    if _holds(account, session, lease):
+        why = reason[:_REASON_CHARACTERS] or "the agent refused it"
+        await account.end_lease(lease, TaskEvent.REFUSE, why, blame=True)
+
+
+async def _started(account: Account, session: Session, event: pb.TaskStarted) -> None:
+    held = _holds(account, session, LeaseKey.of(event.lease))
+    if held is not None and not held.started:
+        await _start(account, held)
+
+
+async def _start(account: Account, held: Held) -> None:
+    if await account.store.start(account.account_id, held.lease, now_ms()) is not None:
+        held.started = True
+        account.hub.changed(held.lease.job_id)
+
+
+def _progress(account: Account, session: Session, event: pb.TaskProgress) -> None:
+    if _holds(account, session, LeaseKey.of(event.lease)) is None:
+        return
+    account.hub.progressed(
+        event.lease.job_id,
+        gen.Progress(
+            index=event.lease.index, step=event.step, steps=event.steps, preview=event.preview
+        ),
+    )
+
+
+async def _finished(account: Account, session: Session, event: pb.TaskFinished) -> None:
+    lease = LeaseKey.of(event.lease)
+    told = event.picture
+    if not account.signer.check_receipt(
+        event.receipt, account.account_id, lease, told.sha256, told.size
+    ):
+        log.warning("agent %s finished %s without a receipt", session.agent_id, lease)
+        session.link.settle(event.lease, False)
+        return
+    job = await account.store.job(account.account_id, lease.job_id)
+    if job is None or not 0 <= lease.index < len(job.tasks):
+        session.link.settle(event.lease, False)
+        return
+    task = job.tasks[lease.index]
+    request = gen.ImageRequest.FromString(job.request)
+    picture = gen.Picture(
+        index=lease.index,
+        seed=request.seed + lease.index,
+        width=request.width,
+        height=request.height,
+        card=task.card_name,
+        model=request.model,
+        model_sha256=request.model_sha256,
+        seconds=max(0.0, told.seconds),
+        sha256=told.sha256,
+        size=told.size,
+        media_type="image/png",
+        batch_size=max(1, told.batch_size),
+        placement=told.placement[:100],
+        versions=told.versions[:200],
+    )
+    held = _holds(account, session, lease)
+    if held is not None and not held.started:
+        await _start(account, held)  # its start frame was lost with a connection
+    change, holds = await account.store.finish(
+        account.account_id,
+        lease,
+        Picture(told.sha256, told.size, picture.SerializeToString()),
+        now_ms(),
+    )
+    if change is not None:
+        account.pool.ended(lease, change.event, change.task.state, blame=False)
+        account.estimates.observe(task.card_id, request, picture.seconds)
+        account.changed(lease.job_id)
+    session.link.settle(event.lease, holds)
+
+
+async def _failed(account: Account, session: Session, event: pb.TaskFailed) -> None:
+    lease = LeaseKey.of(event.lease)
+    if _holds(account, session, lease):
+        decide = after_failure(account.capable_ids(lease.job_id), retryable=event.retryable)
+        why = event.reason[:_REASON_CHARACTERS] or "the engine failed"
+        await account.end_lease(lease, decide, why, blame=True)
+    session.link.settle(event.lease, True)
+
+
+async def _released(account: Account, session: Session, event: pb.TaskReleased) -> None:
+    lease = LeaseKey.of(event.lease)
+    why = event.reason[:_REASON_CHARACTERS] or "the owner took the card back"
+    held = _holds(account, session, lease)
+    if held is not None:
+        if not held.started:
+            await account.end_lease(lease, TaskEvent.REFUSE, why)
+        else:
+            await _release(account, held, why)
+            if event.releasing:
+                return  # the checkpoint follows, or the deadline ends the wait
+            await account.end_lease(lease, TaskEvent.RELEASED, why)
+    session.link.settle(event.lease, True)
+
+
+async def _release(account: Account, held: Held, reason: str) -> None:
+    if held.releasing:
+        return
+    await account.store.end_lease(
+        account.account_id, held.lease, TaskEvent.RELEASE, reason, now_ms()
+    )
+    held.releasing = True
+    held.deadline = time.monotonic() + account.timers.release
+
+
+async def _gone(account: Account, session: Session, reason: str) -> None:
+    """A goodbye: nobody will come back with these, and nobody is to blame."""
+    for held in account.pool.leases_of(session.agent_id):
+        try:
+            if held.started:
+                await _release(account, held, reason)
+                await account.end_lease(held.lease, TaskEvent.RELEASED, reason)
+            else:
+                await account.end_lease(held.lease, TaskEvent.REFUSE, reason)
+        except StoreError as error:
+            log.error("image %s could not be put back yet: %s", held.lease, error)
+
+

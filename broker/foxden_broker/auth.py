@@ -1,0 +1,68 @@
+"""Who is calling: tokens from metadata or a header, looked up and checked."""
+
+from __future__ import annotations
+
+import time
+
+from foxden_broker.account import now_ms
+from foxden_broker.client_calls import Member
+from foxden_broker.store.base import Store, Token
+from foxden_broker.tokens import split, why_refused
+from foxden_proto.problems import Problem, Reason
+
+_REMEMBER_SECONDS = 2.0  # a revoked token works for this long at most, on another replica
+
+
+class Doorkeeper:
+    """Checks tokens; remembers a found token row for two seconds to spare the store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._rows: dict[tuple[str, str], tuple[float, Token | None]] = {}
+
+    async def admit(self, authorization: str, *scopes: str) -> Member:
+        """The member whose bearer token has one of the scopes; admin has them all but agent.
+
+        Raises Problem UNAUTHORIZED or PERMISSION_DENIED.
+        """
+        kind, _, text = authorization.partition(" ")
+        parts = split(text.strip()) if kind.lower() == "bearer" else None
+        if parts is None:
+            what = "no token was sent" if not authorization else "what was sent is not a token"
+            raise self._refusal(what)
+        account_id, token_id, secret = parts
+        token = await self._row(account_id, token_id)
+        why = why_refused(token, secret, now_ms())
+        if why or token is None:
+            raise self._refusal(why)
+        held = token.scopes | ({"generate"} if "admin" in token.scopes else set())
+        if not held & set(scopes):
+            raise Problem(
+                Reason.PERMISSION_DENIED,
+                f"This needs a token of scope {' or '.join(scopes)}; yours has "
+                f"{', '.join(sorted(token.scopes))}: ask an administrator for another token.",
+                {"scope": scopes[0]},
+            )
+        return Member(account_id, token.member, token.scopes)
+
+    def forget(self) -> None:
+        """After a revocation: the next call asks the store again."""
+        self._rows.clear()
+
+    async def _row(self, account_id: str, token_id: str) -> Token | None:
+        now = time.monotonic()
+        known = self._rows.get((account_id, token_id))
+        if known is not None and now - known[0] < _REMEMBER_SECONDS:
+            return known[1]
+        if len(self._rows) > 10_000:  # a flood of made-up ids must not fill the memory
+            self._rows.clear()
+        token = await self._store.token(account_id, token_id)
+        self._rows[account_id, token_id] = (now, token)
+        return token
+
+    @staticmethod
+    def _refusal(why: str) -> Problem:
+        return Problem(
+            Reason.UNAUTHORIZED,
+            f"The broker does not let you in: {why}. Run `foxden login`, or set FOXDEN_TOKEN.",
+        )

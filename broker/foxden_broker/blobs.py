@@ -1,0 +1,320 @@
+"""Blobs: immutable bytes, addressed by their sha256, in a folder.
+
+Knowing a sha256 is never a permission: who may read what is decided by the rows that name it.
+A blob is written to a file of its own, made durable, and then given its name in one step; so what
+has a name is whole, also after a power cut.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hashlib
+import os
+import re
+import threading
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from foxden_broker.store.base import StorageFull, StoreError
+from foxden_proto.limits import CHUNK_BYTES, MIB
+
+# What fits here is hashed and written in one thread hop; what doesn't, in hops of this size.
+BUFFER_BYTES = 1 * MIB
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class BlobError(Exception):
+    """The blob can't be taken or given; the text says why."""
+
+
+class BlobTooBig(BlobError):
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        super().__init__(f"This is more than the {limit:,} bytes allowed here; send less.")
+
+
+class BlobMismatch(BlobError):
+    def __init__(self, what: str, expected: object, got: object) -> None:
+        self.expected, self.got = expected, got
+        super().__init__(
+            f"The {what} of what arrived is {got}, not {expected} as announced; send it again."
+        )
+
+
+class BlobMissing(BlobError):
+    def __init__(self, sha256: str) -> None:
+        self.sha256 = sha256
+        super().__init__(f"The bytes with sha256 {sha256} are not here (any more).")
+
+
+class BlobStore(Protocol):
+    """All methods also raise StorageFull and StoreError, and ValueError for a malformed sha256."""
+
+    async def put(
+        self,
+        chunks: AsyncIterator[bytes],
+        *,
+        limit: int,
+        expect_sha256: str | None = None,
+        expect_size: int | None = None,
+    ) -> tuple[str, int]:
+        """Store what the chunks add up to, and say its sha256 and size. Durable on return.
+
+        Raises BlobTooBig, or BlobMismatch where it isn't what was announced; then nothing is kept.
+        """
+        ...
+
+    def read(self, sha256: str) -> AsyncIterator[bytes]:
+        """The bytes, in chunks of at most 64 KiB. Raises BlobMissing at the first."""
+        ...
+
+    async def size(self, sha256: str) -> int | None:
+        """Its size in bytes; None where it isn't here."""
+        ...
+
+    async def delete(self, sha256: str) -> bool:
+        """Whether there was anything to delete."""
+        ...
+
+
+class FolderBlobs:
+    """A folder that one broker owns: `ab/cdef…` for what is kept, `tmp/` for what is arriving."""
+
+    def __init__(self, root: Path | str) -> None:
+        self._root = Path(root).absolute()
+        self._tmp = self._root / "tmp"
+        try:
+            self._tmp.mkdir(parents=True, exist_ok=True)
+            # Left by a crash. Safe only because no other broker writes here: its arriving blobs
+            # would look the same.
+            for left in self._tmp.iterdir():
+                left.unlink()
+        except OSError as error:
+            raise _translate(error, self._root) from error
+
+    async def put(
+        self,
+        chunks: AsyncIterator[bytes],
+        *,
+        limit: int,
+        expect_sha256: str | None = None,
+        expect_size: int | None = None,
+    ) -> tuple[str, int]:
+        if expect_sha256 is not None:
+            _check(expect_sha256)
+        if expect_size is not None and expect_size > limit:
+            raise BlobTooBig(limit)
+        arriving = _Arriving(self._root, self._tmp, expect_sha256, expect_size)
+        waiting: list[bytes] = []
+        held = total = 0
+        begun = False
+        try:
+            async for chunk in chunks:
+                total += len(chunk)
+                if total > limit:
+                    raise BlobTooBig(limit)
+                waiting.append(chunk)
+                held += len(chunk)
+                if held >= BUFFER_BYTES:
+                    begun = True
+                    await asyncio.to_thread(arriving.write, waiting)
+                    waiting, held = [], 0
+            begun = True
+            return await asyncio.to_thread(arriving.finish, waiting)
+        except BaseException:
+            if begun:  # a caller who is cancelled leaves a thread at work; this waits for it
+                await asyncio.shield(asyncio.to_thread(arriving.discard))
+            raise
+
+    async def read(self, sha256: str) -> AsyncIterator[bytes]:
+        path = self._path(sha256)
+        file: BinaryIO | None = None
+        try:
+            file, data = await asyncio.to_thread(_open, path, sha256)
+            while data:
+                for at in range(0, len(data), CHUNK_BYTES):
+                    yield data[at : at + CHUNK_BYTES]
+                data = await asyncio.to_thread(file.read, BUFFER_BYTES) if file else b""
+        except OSError as error:
+            raise _translate(error, path) from error
+        finally:
+            if file is not None:
+                file.close()
+
+    async def size(self, sha256: str) -> int | None:
+        path = self._path(sha256)
+        try:
+            return (await asyncio.to_thread(path.stat)).st_size
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise _translate(error, path) from error
+
+    async def delete(self, sha256: str) -> bool:
+        path = self._path(sha256)
+        try:
+            await asyncio.to_thread(path.unlink)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise _translate(error, path) from error
+        return True
+
+    def _path(self, sha256: str) -> Path:
+        return _place(self._root, _check(sha256))
+
+
+class _Arriving:
+    """One blob on its way to the disk. Its methods block, and exclude each other."""
+
+    def __init__(
+        self, root: Path, tmp: Path, expect_sha256: str | None, expect_size: int | None
+    ) -> None:
+        self._root, self._path = root, tmp / uuid.uuid4().hex
+        self._expect_sha256, self._expect_size = expect_sha256, expect_size
+        self._lock = threading.Lock()
+        self._hash = hashlib.sha256()
+        self._size = 0
+        self._file: BinaryIO | None = None
+        self._over = False
+
+    def write(self, chunks: list[bytes]) -> None:
+        with self._working():
+            self._write(chunks)
+
+    def finish(self, chunks: list[bytes]) -> tuple[str, int]:
+        """Check it against what was announced, make it durable, give it its name."""
+        with self._working():
+            if self._file is None:  # it all came at once: look before writing
+                self._take(chunks)
+                place = self._verified()
+                if not self._kept(place):
+                    self._store(chunks)
+                    self._publish(place)
+            else:
+                self._write(chunks)
+                place = self._verified()
+                if not self._kept(place):
+                    self._publish(place)
+            self._discard()
+            return self._hash.hexdigest(), self._size
+
+    def discard(self) -> None:
+        with self._lock:
+            self._discard()
+
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        with self._lock:
+            if self._over:  # a thread that began after its caller had gone
+                raise BlobError("This upload was abandoned.")
+            try:
+                yield
+            except OSError as error:
+                raise _translate(error, self._root) from error
+
+    def _discard(self) -> None:
+        self._over = True
+        if self._file is not None:
+            self._file.close()
+            self._path.unlink(missing_ok=True)  # gone already where it got its name
+
+    def _publish(self, place: Path) -> None:
+        assert self._file is not None
+        os.fsync(self._file.fileno())
+        self._file.close()
+        if not place.parent.exists():
+            place.parent.mkdir(exist_ok=True)
+            _sync_folder(self._root)
+        os.replace(self._path, place)
+        _sync_folder(place.parent)
+
+    def _write(self, chunks: list[bytes]) -> None:
+        self._take(chunks)
+        self._store(chunks)
+
+    def _take(self, chunks: list[bytes]) -> None:
+        for chunk in chunks:
+            self._hash.update(chunk)
+            self._size += len(chunk)
+
+    def _store(self, chunks: list[bytes]) -> None:
+        if self._file is None:
+            self._file = open(self._path, "xb", buffering=0)  # noqa: SIM115  open between calls
+        whole = memoryview(b"".join(chunks))
+        while whole:  # an unbuffered write may take less than it was given
+            whole = whole[self._file.write(whole) or 0 :]
+
+    def _kept(self, place: Path) -> bool:
+        """Whether the very same bytes are here already; then they count as new for the sweeper."""
+        try:
+            if place.stat().st_size != self._size:
+                return False
+            os.utime(place)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _verified(self) -> Path:
+        """Where it belongs, if it is what was announced."""
+        sha256 = self._hash.hexdigest()
+        if self._expect_size is not None and self._size != self._expect_size:
+            raise BlobMismatch("size", self._expect_size, self._size)
+        if self._expect_sha256 is not None and sha256 != self._expect_sha256:
+            raise BlobMismatch("sha256", self._expect_sha256, sha256)
+        return _place(self._root, sha256)
+
+
+def _check(sha256: str) -> str:
+    """Only 64 hex digits ever become part of a path."""
+    if not _SHA256.fullmatch(sha256):
+        raise ValueError("A sha256 is 64 lower-case hexadecimal digits.")
+    return sha256
+
+
+def _place(root: Path, sha256: str) -> Path:
+    return root / sha256[:2] / sha256[2:]
+
+
+def _open(path: Path, sha256: str) -> tuple[BinaryIO | None, bytes]:
+    """The first megabyte, and the open file if there may be more: most pictures take one hop."""
+    try:
+        file = open(path, "rb", buffering=0)  # noqa: SIM115  handed to the caller
+    except FileNotFoundError:
+        raise BlobMissing(sha256) from None
+    try:
+        data = file.read(BUFFER_BYTES)
+    except BaseException:
+        file.close()
+        raise
+    if len(data) < BUFFER_BYTES:
+        file.close()
+        return None, data
+    return file, data
+
+
+def _sync_folder(path: Path) -> None:
+    """Make a name durable. Windows can't, and does not need to: NTFS journals its names."""
+    if os.name == "nt":
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _translate(error: OSError, path: Path) -> StoreError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageFull(
+            f"The disk of {path} is full; nothing was stored. Free some space there and try again."
+        )
+    return StoreError(
+        f"Cannot use {path}: {error.strerror or error}. "
+        "Look at that folder's disk and permissions, then try again."
+    )

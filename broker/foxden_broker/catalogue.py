@@ -1,0 +1,154 @@
+"""What models a pool has and what a request becomes with their defaults filled in. Pure.
+
+A model is its bytes: the same name with other bytes on another card is another model. A request
+that names a model is pinned to one sha256 at once, so that it can never be answered by a namesake.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from foxden_broker.problems import invalid
+from foxden_proto.problems import Problem, Reason
+from foxden_proto.v1.generation_pb2 import ImageRequest
+from foxden_proto.v1.pool_pb2 import CardInfo, Model, PoolModel
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The models of all cards an account has, online or not."""
+
+    cards: Sequence[CardInfo]
+    online: frozenset[str] = frozenset()  # card ids
+
+    def models(self) -> list[PoolModel]:
+        """Every model with the number of cards that have it, the most widespread first."""
+        default = self._default()
+        listed = [
+            PoolModel(
+                model=model,
+                cards=len(holders),
+                cards_online=len(holders & self.online),
+                is_default=default is not None and model.sha256 == default.sha256,
+            )
+            for model, holders in self._holders().values()
+        ]
+        listed.sort(key=lambda m: (-m.cards, m.model.name, m.model.sha256))
+        return listed
+
+    def find(self, name: str, sha256: str = "") -> Model:
+        """The model with this name (empty: the pool's default), on most cards where namesakes
+        differ, or exactly the one with `sha256`. Raises Problem UNKNOWN_MODEL."""
+        if not name and not sha256:
+            default = self._default()
+            if default is None:
+                raise Problem(
+                    Reason.UNKNOWN_MODEL,
+                    "No card of this pool has a model: add one to a card's models folder.",
+                    {"name": "", "near": ""},
+                )
+            return default
+        found = [
+            (model, len(holders))
+            for model, holders in self._holders().values()
+            if (not name or model.name.lower() == name.lower())
+            and (not sha256 or model.sha256 == sha256)
+        ]
+        if not found:
+            raise self._unknown(name or sha256)
+        return min(found, key=lambda pair: (-pair[1], pair[0].sha256))[0]
+
+    def _holders(self) -> dict[str, tuple[Model, set[str]]]:
+        holders: dict[str, tuple[Model, set[str]]] = {}
+        for card in self.cards:
+            for model in card.models:
+                holders.setdefault(model.sha256, (model, set()))[1].add(card.card_id)
+        return holders
+
+    def _default(self) -> Model | None:
+        """The real model on most cards; the demo model only where there is no other."""
+        found = [(model, len(holders)) for model, holders in self._holders().values()]
+        if not found:
+            return None
+        return min(found, key=lambda p: (p[0].demo, -p[1], p[0].name, p[0].sha256))[0]
+
+    def _unknown(self, name: str) -> Problem:
+        names = Counter(model.name for model, _ in self._holders().values())
+        near = difflib.get_close_matches(name, list(names), n=3, cutoff=0.4) or sorted(names)[:3]
+        return Problem(
+            Reason.UNKNOWN_MODEL,
+            f"No card of this pool has a model named {name[:100]!r}. "
+            f"It has {', '.join(near)}: choose one of those, or add the model to a card.",
+            {"name": name[:100], "near": ",".join(near)},
+        )
+
+
+def resolve(request: ImageRequest, catalogue: Catalogue) -> ImageRequest:
+    """The request with its model pinned and every default filled in.
+
+    Raises Problem: UNKNOWN_MODEL, INVALID_REQUEST for a size this model cannot draw or a sampler
+    its cards do not have, NO_CARD_CAN_RUN where no one card has all that is asked for together.
+    """
+    model = catalogue.find(request.model, request.model_sha256)
+    complete = ImageRequest()
+    complete.CopyFrom(request)
+    complete.model, complete.model_sha256 = model.name, model.sha256
+    if not request.HasField("width"):
+        complete.width = model.default_width
+    if not request.HasField("height"):
+        complete.height = model.default_height
+    if not request.HasField("steps"):
+        complete.steps = model.default_steps
+    if not request.HasField("guidance_scale"):
+        complete.guidance_scale = model.default_guidance_scale
+    if not request.sampler:
+        complete.sampler = model.default_sampler
+    if not request.schedule:
+        complete.schedule = model.default_schedule or "automatic"
+    _check_size("width", complete.width, model)
+    _check_size("height", complete.height, model)
+    _check_cards(complete, catalogue.cards)
+    return complete
+
+
+def can_run(request: ImageRequest, card: CardInfo) -> str:
+    """Why a card cannot run a complete request; empty where it can."""
+    if all(model.sha256 != request.model_sha256 for model in card.models):
+        return f"{card.name} does not have the model {request.model}"
+    if request.sampler not in card.samplers:
+        return f"{card.name} does not have the sampler {request.sampler}"
+    if request.schedule not in card.schedules:
+        return f"{card.name} does not have the schedule {request.schedule}"
+    return ""
+
+
+def _check_size(field: str, pixels: int, model: Model) -> None:
+    multiple = model.multiple_of or 8
+    if not model.min_size <= pixels <= model.max_size or pixels % multiple:
+        allowed = f"a multiple of {multiple} from {model.min_size} to {model.max_size}"
+        raise invalid(field, f"{field} is {pixels}, which {model.name} cannot draw", allowed)
+
+
+def _check_cards(request: ImageRequest, cards: Iterable[CardInfo]) -> None:
+    holders = [c for c in cards if any(m.sha256 == request.model_sha256 for m in c.models)]
+    for field, value, offered in (
+        ("sampler", request.sampler, {s for card in holders for s in card.samplers}),
+        ("schedule", request.schedule, {s for card in holders for s in card.schedules}),
+    ):
+        if value not in offered:
+            raise invalid(
+                field,
+                f"{field} is {value!r}, which no card with {request.model} has",
+                ", ".join(sorted(offered)),
+            )
+    reasons = [can_run(request, card) for card in holders]
+    if all(reasons):
+        raise Problem(
+            Reason.NO_CARD_CAN_RUN,
+            "No card of this pool can run this request: " + "; ".join(reasons)
+            + ". Change the request, or give one card all of it.",
+            {"reasons": "\n".join(reasons)},
+        )

@@ -1,0 +1,94 @@
+"""`foxden broker`: run a broker until it is told to stop."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import sys
+from pathlib import Path
+
+from foxden_proto.home import home
+from foxden_proto.limits import DEFAULT_GRPC_PORT, DEFAULT_HTTP_PORT
+from foxden_proto.programs import until_stopped
+from foxden_proto.timers import Timers
+
+
+class BrokerCommand:
+    """The command as the `foxden` program plugs it in."""
+
+    name = "broker"
+    help = "run a broker: the queue that cards and programs connect to"
+
+    def configure(self, parser: argparse.ArgumentParser) -> None:
+        add = parser.add_argument
+        add("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
+        add("--public-host", default="", help="name or address that agents and programs dial")
+        add("--grpc-port", type=_port, default=DEFAULT_GRPC_PORT, help="0: any free one (7433)")
+        add("--http-port", type=_port, default=DEFAULT_HTTP_PORT, help="0: any free one (7480)")
+        add("--database-url", default="", help="where jobs are kept (SQLite in the home folder)")
+        add("--tls-cert", type=Path, help="PEM certificate chain, instead of the broker's own CA")
+        add("--tls-key", type=Path, help="PEM key of --tls-cert")
+        add("--supervised", action="store_true", help=argparse.SUPPRESS)
+
+    def run(self, args: argparse.Namespace) -> int:
+        logging.basicConfig(
+            level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s"
+        )
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        try:
+            return asyncio.run(_run(args))
+        except KeyboardInterrupt:
+            return 130
+
+
+COMMAND = BrokerCommand()
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port <= 65535:
+        raise argparse.ArgumentTypeError(f"{port} is not a port: use 0 to 65535")
+    return port
+
+
+async def _run(args: argparse.Namespace) -> int:
+    from foxden_broker.app import StartError, broker
+    from foxden_broker.settings import BrokerSettings
+    from foxden_broker.store.base import StoreError
+
+    try:
+        if bool(args.tls_cert) != bool(args.tls_key):
+            raise StartError("--tls-cert and --tls-key belong together: give both.")
+        settings = BrokerSettings(
+            home=home(args.home),
+            host=args.host,
+            grpc_port=args.grpc_port,
+            http_port=args.http_port,
+            public_host=args.public_host,
+            database_url=args.database_url,
+            tls_cert=args.tls_cert,
+            tls_key=args.tls_key,
+            supervised=args.supervised,
+            timers=Timers.from_environment(),
+        )
+        async with broker(settings) as running:
+            ready = {
+                "url": str(running.address),
+                "http": running.http_url,
+                "token": running.token,
+            }
+            if args.json:
+                print(json.dumps(ready), flush=True)
+            else:
+                print(f"The broker is ready at {ready['url']}")
+                print(f"Its administrator's token is in {settings.folder / 'admin-token'}")
+                print("Log in with it:      foxden login", ready["url"])
+                print("Let a card join:     foxden tokens create --member NAME --scopes agent")
+                print("Stop with Ctrl-C.", flush=True)
+            await until_stopped(running.failed, supervised=settings.supervised)
+    except (StartError, StoreError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,251 @@
+"""What the broker does for a client: submit, watch, get, list, cancel, upload, download."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from foxden_broker.account import Account, now_ms
+from foxden_broker.blobs import BlobMismatch, BlobTooBig
+from foxden_broker.catalogue import resolve
+from foxden_broker.pool import OpenJob
+from foxden_broker.problems import invalid, not_found
+from foxden_broker.store.base import Job, NewJob, Task, Upload
+from foxden_broker.tokens import random_id
+from foxden_broker.validation import check_submit
+from foxden_broker.wire import job_message, job_state_of, task_picture
+from foxden_proto import limits
+from foxden_proto.problems import Problem, Reason
+from foxden_proto.states import JOB_ENDED, TASK_ENDED, JobState, TaskState
+from foxden_proto.v1 import generation_pb2 as gen
+
+KEY_WINDOW_MS = 24 * 3600 * 1000
+_MEDIA_TYPES = ("image/png", "image/jpeg", "image/webp")
+_QUEUE_REFRESH_SECONDS = 1.0  # how often a waiting client hears its position again
+
+
+@dataclass(frozen=True)
+class Member:
+    """Who is calling: a member of an account, with a token's scopes."""
+
+    account_id: str
+    name: str
+    scopes: frozenset[str]
+
+    @property
+    def sees_all(self) -> bool:
+        return "admin" in self.scopes
+
+
+async def submit(
+    account: Account, member: Member, request: gen.SubmitRequest
+) -> gen.SubmitResponse:
+    """Store the job, or raise the Problem that says why not; nothing in between."""
+    checked = check_submit(request, random.SystemRandom())
+    catalogue = account.pool.catalogue()
+    complete = checked.request
+    if any(card.models for card in catalogue.cards):
+        complete = resolve(checked.request, catalogue)
+    now = now_ms()
+    deadline_ms = now + int(checked.deadline_seconds * 1000) if checked.deadline_seconds else 0
+    submitted = await account.store.submit(
+        NewJob(
+            account.account_id,
+            random_id(16),
+            member.name,
+            complete.SerializeToString(),
+            complete.model_sha256,
+            checked.count,
+            checked.priority,
+            now,
+            deadline_ms,
+            checked.idempotency_key,
+            checked.digest,
+        ),
+        key_window_ms=KEY_WINDOW_MS,
+    )
+    if submitted.conflict:
+        raise Problem(
+            Reason.IDEMPOTENCY_CONFLICT,
+            "This idempotency key was used for another request in the last 24 hours: "
+            "use a new key for a new request.",
+        )
+    job = submitted.job
+    if not submitted.repeated:
+        account.pool.add_job(job, range(job.count))
+        account.wake.set()
+        # A card with models may have come while the job was being written.
+        if not complete.model_sha256:
+            await account.resolve_waiting()
+    return gen.SubmitResponse(
+        job=job_message(job), queued=queued(account, job), repeated=submitted.repeated
+    )
+
+
+async def find(account: Account, member: Member, job_id: str, *, attempts: bool = False) -> Job:
+    job = await account.store.job(account.account_id, job_id, attempts=attempts)
+    if job is None or not (member.sees_all or job.member == member.name):
+        raise not_found("job", job_id)
+    return job
+
+
+async def list_jobs(
+    account: Account, member: Member, request: gen.ListJobsRequest
+) -> gen.ListJobsResponse:
+    if not 0 <= request.page_size <= 200:
+        raise invalid("page_size", f"page_size is {request.page_size}", "1 to 200")
+    page = await account.store.jobs(
+        account.account_id,
+        member="" if member.sees_all else member.name,
+        state=job_state_of(request.state),
+        before=request.page_token[:100],
+        limit=request.page_size or 50,
+    )
+    return gen.ListJobsResponse(
+        jobs=[job_message(job) for job in page.jobs], next_page_token=page.next_before
+    )
+
+
+async def cancel(account: Account, member: Member, job_id: str) -> gen.Job:
+    """Cancel what waits, and tell the cards that hold the rest to stop."""
+    await find(account, member, job_id)
+    why = "cancelled by the client"
+    cancelled = await account.store.cancel(account.account_id, job_id, why, now_ms())
+    if cancelled is None:
+        raise not_found("job", job_id)
+    if (opened := account.pool.jobs.get(job_id)) is not None:
+        opened.cancelled = True
+    for change in cancelled.changes:
+        account.pool.unqueue(change.task.job_id, change.task.index)
+    for task in cancelled.running:
+        session = account.sessions.get(task.agent_id)
+        if session is not None:
+            session.link.stop(task.lease)
+            session.flush()
+    account.changed(job_id)
+    return job_message(cancelled.job)
+
+
+async def watch(
+    account: Account, member: Member, request: gen.WatchRequest
+) -> AsyncIterator[gen.JobEvent]:
+    """The job's events after the cursor, until it has ended.
+
+    Subscribing comes before reading: what changes between the two wakes the subscription.
+    """
+    job = await find(account, member, request.job_id)
+    cursor = request.cursor
+    told_started: set[int] = set()
+    told_queued: gen.Queued | None = None
+    with account.hub.subscribe(job.job_id) as subscription:
+        while True:
+            found = await account.store.changed_tasks(account.account_id, job.job_id, cursor)
+            if found is None:
+                raise not_found("job", job.job_id)
+            job, tasks = found
+            for task in tasks:
+                for event in _task_events(task, told_started):
+                    yield event
+            cursor = max(cursor, job.revision)
+            if job.state in JOB_ENDED:
+                state = gen.JobState.Value(f"JOB_STATE_{job.state.name}")
+                ended = gen.Ended(state=state, reason=job.reason)
+                yield gen.JobEvent(cursor=cursor, ended=ended)
+                return
+            place = queued(account, job)
+            if job.state is JobState.QUEUED and place != told_queued:
+                told_queued = place
+                yield gen.JobEvent(cursor=cursor, queued=place)
+            wait = _QUEUE_REFRESH_SECONDS if job.state is JobState.QUEUED else None
+            while progress := await subscription.wait(wait):
+                for step in progress:
+                    yield gen.JobEvent(cursor=cursor, progress=step)
+
+
+def _task_events(task: Task, told_started: set[int]) -> list[gen.JobEvent]:
+    """What a watcher hears of a task's newest state; Started always comes before the picture."""
+    events = []
+    begun = task.state in (TaskState.RUNNING, TaskState.RELEASING, TaskState.DONE)
+    if begun and task.index not in told_started:
+        told_started.add(task.index)
+        started = gen.Started(index=task.index, card=task.card_name)
+        # A picture may follow under the same revision: a client whose stream breaks between the
+        # two must come back with a cursor that still shows it the picture.
+        before = task.revision - 1 if task.state is TaskState.DONE else task.revision
+        events.append(gen.JobEvent(cursor=before, started=started))
+    if task.state is TaskState.DONE:
+        events.append(gen.JobEvent(cursor=task.revision, picture=task_picture(task)))
+    elif task.state in TASK_ENDED:
+        state = gen.TaskState.Value(f"TASK_STATE_{task.state.name}")
+        over = gen.TaskEnded(index=task.index, state=state, reason=task.reason)
+        events.append(gen.JobEvent(cursor=task.revision, task_ended=over))
+    elif task.state is TaskState.QUEUED:
+        told_started.discard(task.index)  # it will start again, maybe elsewhere
+    return events
+
+
+def queued(account: Account, job: Job) -> gen.Queued:
+    """Where a job stands: what goes before it, and when it may be done."""
+    opened = account.pool.jobs.get(job.job_id)
+    if opened is None:
+        return gen.Queued()
+    position = account.pool.images_before(job.job_id)
+    place = gen.Queued(position=position, waiting_for=account.waits_for(opened))
+    if not place.waiting_for:
+        eta = _eta(account, opened, position)
+        if eta is not None:
+            place.eta_p50, place.eta_p90 = (round(seconds, 1) for seconds in eta)
+    return place
+
+
+def _eta(account: Account, job: OpenJob, before: int) -> tuple[float, float] | None:
+    cards = [c.info.card_id for c in account.pool.capable_cards(job.request) if c.works]
+    ahead = before + len(account.pool.held)  # as if the others' images were like this job's
+    return account.estimates.wait(cards, job.request, ahead + len(job.waiting))
+
+
+async def upload(
+    account: Account, header: gen.UploadHeader, chunks: AsyncIterator[bytes]
+) -> gen.UploadResponse:
+    if not 1 <= header.size <= limits.UPLOAD_BYTES:
+        raise invalid("size", f"size is {header.size} bytes", f"1 to {limits.UPLOAD_BYTES}")
+    if header.media_type not in _MEDIA_TYPES:
+        raise invalid("media_type", "media_type is unknown", " or ".join(_MEDIA_TYPES))
+    try:
+        sha256, size = await account.blobs.put(
+            chunks, limit=header.size, expect_sha256=header.sha256, expect_size=header.size
+        )
+    except (BlobTooBig, BlobMismatch) as error:
+        allowed = "the size and sha256 of the bytes that follow"
+        raise invalid("sha256", str(error), allowed) from None
+    upload_id = "up_" + random_id(20)
+    await account.store.add_upload(
+        Upload(account.account_id, upload_id, sha256, size, header.media_type, now_ms())
+    )
+    return gen.UploadResponse(upload_id=upload_id)
+
+
+async def download(
+    account: Account, member: Member, request: gen.DownloadRequest
+) -> AsyncIterator[gen.DownloadChunk]:
+    """A picture's bytes, asked for by the job that made it, or an upload's by its id."""
+    if request.WhichOneof("what") == "upload_id":
+        found = await account.store.upload(account.account_id, request.upload_id)
+        if found is None:
+            raise not_found("upload", request.upload_id)
+        sha256, size = found.sha256, found.size
+    else:
+        job_id, index = request.picture.job_id, request.picture.index
+        job = await find(account, member, job_id)
+        picture = job.tasks[index].picture if 0 <= index < len(job.tasks) else None
+        if picture is None:
+            raise not_found("picture", f"{job_id}/{index}")
+        sha256, size = picture.sha256, picture.size
+    first = True
+    async for data in account.blobs.read(sha256):
+        for start in range(0, len(data), limits.CHUNK_BYTES):
+            chunk = gen.DownloadChunk(chunk=data[start : start + limits.CHUNK_BYTES])
+            if first:
+                chunk.total, chunk.sha256, first = size, sha256, False
+            yield chunk

@@ -1,0 +1,145 @@
+"""The HTTP door: the agents' link, the pictures they PUT, and the broker's own CA."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+
+from fastapi import FastAPI, Request, WebSocket
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from starlette.websockets import WebSocketDisconnect
+
+from foxden_broker import agent_calls
+from foxden_broker.account import Account
+from foxden_broker.auth import Doorkeeper
+from foxden_broker.blobs import BlobMismatch, BlobTooBig
+from foxden_broker.images import PNG_HEADER_BYTES, png_size
+from foxden_broker.session import Session
+from foxden_broker.store.base import Lease, StorageFull
+from foxden_proto import limits, link
+from foxden_proto.problems import Problem
+
+log = logging.getLogger(__name__)
+
+
+def create(accounts: dict[str, Account], keeper: Doorkeeper, ca_pem: str) -> FastAPI:
+    """The HTTP application. `ca_pem` is empty where the broker has no CA of its own."""
+    app = FastAPI(title="Foxden broker", docs_url=None, redoc_url=None, openapi_url=None)
+
+    @app.get("/healthz")
+    async def health() -> PlainTextResponse:
+        return PlainTextResponse("ok\n")
+
+    @app.get("/ca.pem")
+    async def ca() -> Response:
+        if not ca_pem:
+            return PlainTextResponse("this broker has no CA of its own\n", 404)
+        return Response(ca_pem, media_type="application/x-pem-file")
+
+    @app.put("/v1/pictures/{account_id}/{job_id}/{index}/{lease_no}")
+    async def put_picture(
+        account_id: str, job_id: str, index: int, lease_no: int, request: Request
+    ) -> JSONResponse:
+        lease = Lease(job_id, index, lease_no)
+        account = accounts.get(account_id)
+        token = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if account is None or not account.signer.check_upload_token(token, account_id, lease):
+            return _error(401, "the token is not good for this picture")
+        return await _store_picture(account, lease, request)
+
+    @app.websocket("/v1/link")
+    async def agent_link(websocket: WebSocket) -> None:
+        try:
+            header = websocket.headers.get("authorization", "")
+            member = await keeper.admit(header, "agent")
+        except Problem as problem:
+            await websocket.accept()
+            await websocket.send_bytes(link.rejection(problem.message, final=True))
+            await websocket.close(4401, "refused")
+            return
+        await websocket.accept()
+        await serve_link(accounts[member.account_id], websocket)
+
+    return app
+
+
+async def serve_link(account: Account, websocket: WebSocket) -> None:
+    """Drive one agent's link until its connection ends."""
+    try:
+        async with asyncio.timeout(account.timers.hello):
+            first = await websocket.receive_bytes()
+        hello = link.read_hello(first)
+    except (link.LinkError, TimeoutError, WebSocketDisconnect, KeyError) as error:
+        await _refuse(websocket, str(error) or "no hello came in time")
+        return
+    session = account.sessions.get(hello.agent_id)
+    if session is None:
+        session = Session(hello.agent_id, account.timers, time.monotonic())
+        account.sessions[hello.agent_id] = session
+    before = session.connected(websocket)
+    if before is not None:
+        why = "another agent with the same id has connected: stop one of the two"
+        await before.send_bytes(link.rejection(why, final=True))
+        await before.close(4409, "replaced")
+    sender = asyncio.create_task(session.send(websocket), name=f"send {hello.agent_id}")
+    try:
+        data = first
+        while True:
+            for event in session.link.receive(data, time.monotonic()):
+                await agent_calls.handle(account, session, event)
+            data = await websocket.receive_bytes()
+    except (WebSocketDisconnect, KeyError, RuntimeError):
+        pass  # gone, cut off by us, or a text message where only binary ones are spoken
+    except link.LinkError as error:
+        log.warning("agent %s: %s", hello.agent_id, error)
+        await _refuse(websocket, str(error))
+    finally:
+        if session.disconnected(websocket):
+            agent_calls.offline(account, session)
+        sender.cancel()
+        await asyncio.gather(sender, return_exceptions=True)
+
+
+async def _refuse(websocket: WebSocket, reason: str) -> None:
+    try:
+        await websocket.send_bytes(link.rejection(reason, final=False, retry_after=5))
+        await websocket.close(1002, reason[:100])
+    except (WebSocketDisconnect, RuntimeError):
+        pass  # it has gone already
+
+
+async def _store_picture(account: Account, lease: Lease, request: Request) -> JSONResponse:
+    job = account.pool.jobs.get(lease.job_id)
+    if job is None or lease not in account.pool.held:
+        return _error(410, "this image is not yours any more")
+    head = bytearray()
+
+    async def body() -> AsyncIterator[bytes]:
+        async for chunk in request.stream():
+            if len(head) < PNG_HEADER_BYTES:
+                head.extend(chunk[:PNG_HEADER_BYTES])
+            yield chunk
+
+    try:
+        sha256, size = await account.blobs.put(
+            body(),
+            limit=limits.PICTURE_BYTES,
+            expect_sha256=request.headers.get("x-foxden-sha256"),
+            expect_size=None,
+        )
+    except BlobTooBig as error:
+        return _error(413, str(error))
+    except BlobMismatch as error:
+        return _error(422, str(error))
+    except StorageFull as error:
+        return _error(507, str(error))
+    if png_size(bytes(head)) != (job.request.width, job.request.height):
+        return _error(422, f"the picture is not {job.request.width}x{job.request.height}")
+    receipt = account.signer.receipt(account.account_id, lease, sha256, size)
+    return JSONResponse({"sha256": sha256, "size": size, "receipt": receipt})
+
+
+def _error(status: int, message: str) -> JSONResponse:
+    return JSONResponse({"error": message}, status)

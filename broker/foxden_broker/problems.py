@@ -1,0 +1,29 @@
+"""The broker's wording of what is wrong with a request."""
+
+from __future__ import annotations
+
+from foxden_proto.problems import Problem, Reason
+
+
+def invalid(field: str, what: str, allowed: str) -> Problem:
+    """A field that cannot be used: what is wrong with it, and what it may be."""
+    return Problem(
+        Reason.INVALID_REQUEST,
+        f"{what}: use {allowed}.",
+        {"field": field, "allowed": allowed},
+    )
+
+
+def not_found(what: str, name: str) -> Problem:
+    return Problem(
+        Reason.NOT_FOUND,
+        f"There is no {what} {name[:64]!r} in this account: check the id, or list what there is.",
+    )
+
+
+def storage_full() -> Problem:
+    return Problem(
+        Reason.STORAGE_FULL,
+        "The broker's disk is full and nothing was stored: "
+        "ask its administrator to free space, then try again.",
+    )

@@ -1,0 +1,78 @@
+"""One agent as the broker sees it: its link, and the connection it has just now."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Protocol
+
+from foxden_broker.tokens import random_id
+from foxden_proto.link import BrokerLink
+from foxden_proto.timers import Timers
+
+log = logging.getLogger(__name__)
+
+_MOST_UNSENT = 2000  # messages; an agent that reads none of them is cut off
+
+
+class Connection(Protocol):
+    """The transport under a link."""
+
+    async def send_bytes(self, data: bytes) -> None: ...
+    async def close(self, code: int = 1000, reason: str | None = None) -> None: ...
+
+
+class Session:
+    """Outlives connections: a link that broke comes back to the same session and its leases.
+
+    Sending never waits: messages go through a queue that one task per connection empties, so
+    that an agent which reads slowly holds up nobody else.
+    """
+
+    def __init__(self, agent_id: str, timers: Timers, now: float) -> None:
+        self.agent_id = agent_id
+        self.session_id = ""
+        self.link = BrokerLink(timers, now)
+        self._connection: Connection | None = None
+        self._unsent: asyncio.Queue[bytes | None] = asyncio.Queue()
+
+    def connected(self, connection: Connection) -> Connection | None:
+        """A new connection takes over; the one before it, if any, is returned to be closed."""
+        before, self._connection = self._connection, connection
+        if before is not None:
+            self._unsent.put_nowait(None)
+            self.link.lost(time.monotonic())
+        self._unsent = asyncio.Queue()
+        self.session_id = random_id(16)
+        self.link.opened(time.monotonic())
+        return before
+
+    def disconnected(self, connection: Connection) -> bool:
+        """That connection is over. False where a newer one has taken its place already."""
+        if self._connection is not connection:
+            return False
+        self._connection = None
+        self._unsent.put_nowait(None)
+        self.link.lost(time.monotonic())
+        return True
+
+    def flush(self) -> None:
+        """Hand the link's messages to the sender."""
+        for data in self.link.outgoing():
+            self._unsent.put_nowait(data)
+
+    async def close(self, reason: str) -> None:
+        """Cut the connection, if there is one; what reads it then ends."""
+        if self._connection is not None:
+            await self._connection.close(1001, reason[:100])
+
+    async def send(self, connection: Connection) -> None:
+        """Send until this connection is replaced or closed."""
+        unsent = self._unsent
+        while (data := await unsent.get()) is not None:
+            if unsent.qsize() > _MOST_UNSENT:
+                log.warning("agent %s does not read its link; cutting it", self.agent_id)
+                await connection.close(1008, "you do not read")
+                return
+            await connection.send_bytes(data)

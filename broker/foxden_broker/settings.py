@@ -1,0 +1,39 @@
+"""The broker's settings: few, frozen, resolved once from flags and environment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from foxden_proto.address import Address
+from foxden_proto.limits import DEFAULT_GRPC_PORT, DEFAULT_HTTP_PORT
+from foxden_proto.timers import Timers
+
+
+@dataclass(frozen=True)
+class BrokerSettings:
+    """How one broker runs."""
+
+    home: Path  # holds everything it writes, in `broker/`
+    host: str = "127.0.0.1"  # address to listen on
+    grpc_port: int = DEFAULT_GRPC_PORT  # 0: any free one
+    http_port: int = DEFAULT_HTTP_PORT  # 0: any free one
+    public_host: str = ""  # name or address that clients dial; empty: `host`
+    database_url: str = ""  # empty: SQLite in the home folder
+    tls_cert: Path | None = None  # PEM chain; with tls_key, instead of the broker's own CA
+    tls_key: Path | None = None
+    supervised: bool = False  # stop when standard input closes
+    timers: Timers = field(default_factory=Timers)
+
+    @property
+    def folder(self) -> Path:
+        return self.home / "broker"
+
+    @property
+    def dialled_host(self) -> str:
+        return self.public_host or ("127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host)  # noqa: S104
+
+    @property
+    def plain(self) -> bool:
+        """Plain text is spoken on loopback alone."""
+        return Address(self.host).loopback and not self.public_host and self.tls_cert is None

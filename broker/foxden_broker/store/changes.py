@@ -1,0 +1,375 @@
+"""The one place where a task changes its state and its job follows.
+
+A use case locks the jobs, reads the tasks, says what each becomes (`Move`), and `apply` writes
+all of them with a fixed number of statements. Locking the job row first keeps two writers of one
+job apart on PostgreSQL (on SQLite there is one writer anyway, and FOR UPDATE is left out); jobs
+are locked in the order of their ids, so that two batches can't wait for each other.
+
+The statements are built once, here and in rows.py: building one anew for each call cost more than
+running it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sqlalchemy import Connection, Select, bindparam, func, insert, select, update
+
+from foxden_broker.store.base import Assign, Change, Picture, StoreError, Task
+from foxden_broker.store.rows import MOST_AT_ONCE
+from foxden_broker.store.schema import attempt, job, picture, task
+from foxden_proto.states import (
+    JOB_ENDED,
+    TASK,
+    TASK_ENDED,
+    TASK_HELD,
+    JobState,
+    TaskEvent,
+    TaskState,
+    advance,
+    job_state,
+)
+
+
+@dataclass
+class JobHead:
+    """What a change needs of its job, locked until the transaction ends."""
+
+    job_id: str
+    state: JobState
+    revision: int
+    ended_ms: int
+    cancel_requested: bool
+    reason: str
+    done: int
+
+
+@dataclass(frozen=True)
+class Move:
+    """One task and what happens to it."""
+
+    task: Task  # before, as read under the job's lock
+    event: TaskEvent
+    reason: str = ""
+    to: Assign | None = None  # for LEASE
+    picture: Picture | None = None  # for FINISH
+
+
+_LOCK = (
+    select(
+        job.c.job_id,
+        job.c.state,
+        job.c.revision,
+        job.c.ended_ms,
+        job.c.cancel_requested,
+        job.c.reason,
+        job.c.done,
+    )
+    .where(job.c.account_id == bindparam("account"))
+    .order_by(job.c.job_id)
+    .with_for_update()
+)
+_LOCK_ONE = _LOCK.where(job.c.job_id == bindparam("job"))
+_LOCK_MANY = _LOCK.where(job.c.job_id.in_(bindparam("jobs", expanding=True)))
+
+
+def lock_jobs(conn: Connection, account_id: str, job_ids: Iterable[str]) -> dict[str, JobHead]:
+    heads: dict[str, JobHead] = {}
+    for job_id, state, *rest in _for_jobs(conn, _LOCK_ONE, _LOCK_MANY, account_id, set(job_ids)):
+        heads[job_id] = JobHead(job_id, JobState(state), *rest)
+    return heads
+
+
+def _for_jobs(
+    conn: Connection, one: Select[Any], many: Select[Any], account_id: str, job_ids: Collection[str]
+) -> Iterator[Sequence[Any]]:
+    wanted = sorted(job_ids)
+    if len(wanted) == 1:  # the hot case: plain equality costs half of what a list does
+        yield from conn.execute(one, {"account": account_id, "job": wanted[0]})
+        return
+    for at in range(0, len(wanted), MOST_AT_ONCE):
+        some = wanted[at : at + MOST_AT_ONCE]
+        yield from conn.execute(many, {"account": account_id, "jobs": some})
+
+
+def apply(
+    conn: Connection,
+    account_id: str,
+    heads: dict[str, JobHead],
+    moves: Sequence[Move],
+    now_ms: int,
+) -> tuple[Change, ...]:
+    """Write the moves, in order, and what follows from them for their jobs.
+
+    Raises UnknownTransition, before anything is written, where a task's state lacks the event.
+    """
+    if not moves:
+        return ()
+    after: list[Task] = []
+    for move in moves:
+        head = heads[move.task.job_id]
+        head.revision += 1
+        after.append(_moved(move, head.revision, now_ms))
+    _write_tasks(conn, account_id, moves, after)
+    _write_attempts(conn, account_id, moves, after, now_ms)
+    _write_pictures(conn, account_id, moves)
+    touched = {move.task.job_id: heads[move.task.job_id] for move in moves}
+    _derive(conn, account_id, touched, moves, now_ms)
+    return tuple(
+        Change(new, move.event, touched[new.job_id].state, new.revision)
+        for move, new in zip(moves, after, strict=True)
+    )
+
+
+def _moved(move: Move, revision: int, now_ms: int) -> Task:
+    """The task after the move. Pure."""
+    old, event = move.task, move.event
+    state = advance(TASK, old.state, event)
+    changed: dict[str, Any] = {"state": state, "revision": revision, "reason": move.reason}
+    if event is TaskEvent.LEASE:
+        assert move.to is not None
+        changed |= {
+            "lease_no": old.lease_no + 1,
+            "card_id": move.to.card_id,
+            "card_name": move.to.card_name,
+            "agent_id": move.to.agent_id,
+            "leased_ms": now_ms,
+            "started_ms": 0,
+        }
+    elif event is TaskEvent.START:
+        changed["started_ms"] = now_ms
+    elif event is TaskEvent.FINISH:
+        assert move.picture is not None
+        changed["picture"] = move.picture
+    elif event is TaskEvent.FAIL or (event is TaskEvent.GIVE_UP and old.state in TASK_HELD):
+        changed["failures"] = old.failures + 1
+    elif event is TaskEvent.LOSE:
+        changed["losses"] = old.losses + 1
+    elif event is TaskEvent.RELEASE:
+        changed["releases"] = old.releases + 1
+    elif event is TaskEvent.RELEASED:
+        changed["reason"] = move.reason or old.reason
+    elif event is TaskEvent.RETRY:
+        changed |= {"failures": 0, "losses": 0, "ended_ms": 0}
+    if state in TASK_ENDED:
+        changed["ended_ms"] = now_ms
+    return replace(old, **changed)
+
+
+_UPDATE_TASK = (
+    update(task)
+    .where(
+        task.c.account_id == bindparam("at_account"),
+        task.c.job_id == bindparam("at_job"),
+        task.c.idx == bindparam("at_idx"),
+        task.c.state == bindparam("at_state"),
+        task.c.lease_no == bindparam("at_lease"),
+    )
+    .values(
+        {
+            name: bindparam(f"to_{name}")
+            for name in (
+                "state",
+                "lease_no",
+                "card_id",
+                "card_name",
+                "agent_id",
+                "reason",
+                "failures",
+                "losses",
+                "releases",
+                "revision",
+                "leased_ms",
+                "started_ms",
+                "ended_ms",
+            )
+        }
+    )
+)
+
+
+def _write_tasks(
+    conn: Connection, account_id: str, moves: Sequence[Move], after: Sequence[Task]
+) -> None:
+    rows = [
+        {
+            "at_account": account_id,
+            "at_job": new.job_id,
+            "at_idx": new.index,
+            "at_state": move.task.state.value,
+            "at_lease": move.task.lease_no,
+            "to_state": new.state.value,
+            "to_lease_no": new.lease_no,
+            "to_card_id": new.card_id,
+            "to_card_name": new.card_name,
+            "to_agent_id": new.agent_id,
+            "to_reason": new.reason,
+            "to_failures": new.failures,
+            "to_losses": new.losses,
+            "to_releases": new.releases,
+            "to_revision": new.revision,
+            "to_leased_ms": new.leased_ms,
+            "to_started_ms": new.started_ms,
+            "to_ended_ms": new.ended_ms,
+        }
+        for move, new in zip(moves, after, strict=True)
+    ]
+    written = conn.execute(_UPDATE_TASK, rows).rowcount
+    if written != len(rows):  # can't be while every writer locks the job first
+        raise StoreError("A task changed while its job was locked; nothing was stored. Try again.")
+
+
+_OPEN_ATTEMPT = insert(attempt)
+_KEEP_PICTURE = insert(picture)
+_CLOSE_ATTEMPT = (
+    update(attempt)
+    .where(
+        attempt.c.account_id == bindparam("at_account"),
+        attempt.c.job_id == bindparam("at_job"),
+        attempt.c.idx == bindparam("at_idx"),
+        attempt.c.lease_no == bindparam("at_lease"),
+        attempt.c.outcome == "",
+    )
+    .values(
+        outcome=bindparam("to_outcome"),
+        reason=bindparam("to_reason"),
+        ended_ms=bindparam("to_ended_ms"),
+    )
+)
+
+
+def _write_attempts(
+    conn: Connection,
+    account_id: str,
+    moves: Sequence[Move],
+    after: Sequence[Task],
+    now_ms: int,
+) -> None:
+    """An attempt is open for as long as a card holds the task, releasing included."""
+    opened, closed = [], []
+    for move, new in zip(moves, after, strict=True):
+        if move.event is TaskEvent.LEASE:
+            opened.append(
+                {
+                    "account_id": account_id,
+                    "job_id": new.job_id,
+                    "idx": new.index,
+                    "lease_no": new.lease_no,
+                    "card_id": new.card_id,
+                    "card_name": new.card_name,
+                    "outcome": "",
+                    "reason": "",
+                    "started_ms": now_ms,
+                    "ended_ms": 0,
+                }
+            )
+        elif move.task.state in TASK_HELD and new.state not in TASK_HELD:
+            closed.append(
+                {
+                    "at_account": account_id,
+                    "at_job": new.job_id,
+                    "at_idx": new.index,
+                    "at_lease": new.lease_no,
+                    "to_outcome": move.event.value,
+                    "to_reason": new.reason,
+                    "to_ended_ms": now_ms,
+                }
+            )
+    if opened:
+        conn.execute(_OPEN_ATTEMPT, opened)
+    if closed:
+        conn.execute(_CLOSE_ATTEMPT, closed)
+
+
+def _write_pictures(conn: Connection, account_id: str, moves: Sequence[Move]) -> None:
+    rows = [
+        {
+            "account_id": account_id,
+            "job_id": move.task.job_id,
+            "idx": move.task.index,
+            "sha256": move.picture.sha256,
+            "size": move.picture.size,
+            "meta": move.picture.meta,
+        }
+        for move in moves
+        if move.picture is not None
+    ]
+    if rows:
+        conn.execute(_KEEP_PICTURE, rows)
+
+
+_UPDATE_JOB = (
+    update(job)
+    .where(job.c.account_id == bindparam("at_account"), job.c.job_id == bindparam("at_job"))
+    .values(
+        state=bindparam("to_state"),
+        revision=bindparam("to_revision"),
+        ended_ms=bindparam("to_ended_ms"),
+        cancel_requested=bindparam("to_cancel_requested"),
+        reason=bindparam("to_reason"),
+        done=bindparam("to_done"),
+    )
+)
+
+
+def _derive(
+    conn: Connection,
+    account_id: str,
+    heads: dict[str, JobHead],
+    moves: Sequence[Move],
+    now_ms: int,
+) -> None:
+    """Count the tasks of the jobs by state, and write what follows."""
+    counts = _count(conn, account_id, heads)
+    last_reason = {move.task.job_id: move.reason for move in moves}
+    for job_id, head in heads.items():
+        was_ended = head.state in JOB_ENDED
+        head.state = job_state(counts[job_id])
+        head.done = counts[job_id].get(TaskState.DONE, 0)
+        if head.state not in JOB_ENDED:
+            head.ended_ms = 0
+        elif not was_ended:
+            head.ended_ms = now_ms
+            if head.state is not JobState.DONE and not head.reason:
+                head.reason = last_reason[job_id]
+    write_heads(conn, account_id, heads.values())
+
+
+_COUNT = (
+    select(task.c.job_id, task.c.state, func.count())
+    .where(task.c.account_id == bindparam("account"))
+    .group_by(task.c.job_id, task.c.state)
+)
+_COUNT_ONE = _COUNT.where(task.c.job_id == bindparam("job"))
+_COUNT_MANY = _COUNT.where(task.c.job_id.in_(bindparam("jobs", expanding=True)))
+
+
+def _count(
+    conn: Connection, account_id: str, job_ids: Collection[str]
+) -> dict[str, dict[TaskState, int]]:
+    counts: defaultdict[str, dict[TaskState, int]] = defaultdict(dict)
+    for job_id, state, number in _for_jobs(conn, _COUNT_ONE, _COUNT_MANY, account_id, job_ids):
+        counts[job_id][TaskState(state)] = number
+    return counts
+
+
+def write_heads(conn: Connection, account_id: str, heads: Collection[JobHead]) -> None:
+    conn.execute(
+        _UPDATE_JOB,
+        [
+            {
+                "at_account": account_id,
+                "at_job": head.job_id,
+                "to_state": head.state.value,
+                "to_revision": head.revision,
+                "to_ended_ms": head.ended_ms,
+                "to_cancel_requested": head.cancel_requested,
+                "to_reason": head.reason,
+                "to_done": head.done,
+            }
+            for head in heads
+        ],
+    )

@@ -1,0 +1,286 @@
+"""Jobs as clients see them: submit, read, list, cancel, and what ends before it was leased."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Insert,
+    Integer,
+    bindparam,
+    func,
+    insert,
+    literal,
+    select,
+    tuple_,
+    update,
+)
+
+from foxden_broker.store.base import (
+    Cancelled,
+    Change,
+    Job,
+    JobPage,
+    NewJob,
+    Submitted,
+    Task,
+)
+from foxden_broker.store.changes import Move, apply, lock_jobs, write_heads
+from foxden_broker.store.database import upsert
+from foxden_broker.store.rows import (
+    JOB_COLUMNS,
+    TASK_COLUMNS,
+    as_job,
+    pick_tasks,
+    read_changed,
+    read_job,
+    read_tasks,
+)
+from foxden_broker.store.schema import job, job_key, task
+from foxden_proto.states import JOB_ENDED, TASK_HELD, JobState, TaskEvent, TaskState
+
+FIRST_REVISION = 1  # so that "everything after 0" is everything
+_END_QUEUED = frozenset({TaskEvent.EXPIRE, TaskEvent.GIVE_UP, TaskEvent.CANCEL})
+
+
+def submit(conn: Connection, new: NewJob, key_window_ms: int) -> Submitted:
+    if new.idempotency_key and not _claim(conn, new, key_window_ms):
+        used = job_key.c
+        job_id, digest = conn.execute(
+            select(used.job_id, used.request_digest).where(
+                used.account_id == new.account_id,
+                used.member == new.member,
+                used.key == new.idempotency_key,
+            )
+        ).one()
+        earlier = get(conn, new.account_id, job_id)
+        assert earlier is not None  # key and job were written together
+        same = bytes(digest) == new.request_digest
+        return Submitted(earlier, repeated=same, conflict=not same)
+    stored = Job(
+        account_id=new.account_id,
+        job_id=new.job_id,
+        member=new.member,
+        request=new.request,
+        model_sha256=new.model_sha256,
+        count=new.count,
+        priority=new.priority,
+        state=JobState.QUEUED,
+        revision=FIRST_REVISION,
+        created_ms=new.created_ms,
+        ended_ms=0,
+        deadline_ms=new.deadline_ms,
+        cancel_requested=False,
+        reason="",
+        done=0,
+        tasks=tuple(_fresh(new.job_id, index) for index in range(new.count)),
+    )
+    _insert(conn, stored)
+    return Submitted(stored)
+
+
+@cache
+def _claiming(dialect: str) -> Any:
+    """Take a key if it is free or too old. One statement, so that of two callers one wins."""
+    statement = upsert(dialect, job_key)
+    fresh = statement.excluded
+    return statement.on_conflict_do_update(
+        index_elements=[job_key.c.account_id, job_key.c.member, job_key.c.key],
+        set_={
+            "job_id": fresh.job_id,
+            "request_digest": fresh.request_digest,
+            "created_ms": fresh.created_ms,
+        },
+        where=job_key.c.created_ms <= bindparam("too_old_ms", type_=BigInteger),
+    ).returning(job_key.c.job_id)
+
+
+def _claim(conn: Connection, new: NewJob, key_window_ms: int) -> bool:
+    row = {
+        "account_id": new.account_id,
+        "member": new.member,
+        "key": new.idempotency_key,
+        "job_id": new.job_id,
+        "request_digest": new.request_digest,
+        "created_ms": new.created_ms,
+        "too_old_ms": new.created_ms - key_window_ms,
+    }
+    return conn.execute(_claiming(conn.dialect.name), row).first() is not None
+
+
+def _fresh(job_id: str, index: int) -> Task:
+    return Task(
+        job_id=job_id,
+        index=index,
+        state=TaskState.QUEUED,
+        lease_no=0,
+        card_id="",
+        card_name="",
+        agent_id="",
+        reason="",
+        failures=0,
+        losses=0,
+        releases=0,
+        revision=FIRST_REVISION,
+        leased_ms=0,
+        started_ms=0,
+        ended_ms=0,
+    )
+
+
+def _inserting_tasks() -> Insert:
+    """All tasks of a job with one statement that is the same, and compiled once, for any count."""
+    numbers = select(literal(0, Integer).label("idx")).cte("numbers", recursive=True)
+    numbers = numbers.union_all(
+        select((numbers.c.idx + 1).label("idx")).where(
+            numbers.c.idx + 1 < bindparam("number", type_=Integer)
+        )
+    )
+    names = [column.name for column in task.c if column.name != "idx"]
+    values = [bindparam(f"new_{name}", type_=task.c[name].type) for name in names]
+    return insert(task).from_select([*names, "idx"], select(*values, numbers.c.idx))
+
+
+_INSERT_JOB = insert(job)
+_INSERT_TASKS = _inserting_tasks()
+
+
+def _insert(conn: Connection, stored: Job) -> None:
+    row = {c.name: getattr(stored, c.name) for c in JOB_COLUMNS} | {"state": stored.state.value}
+    conn.execute(_INSERT_JOB, row)
+    first = stored.tasks[0]
+    values = {
+        c.name: getattr(first, c.name) for c in TASK_COLUMNS if c.name not in ("idx", "state")
+    }
+    values |= {"account_id": stored.account_id, "state": first.state.value}
+    conn.execute(
+        _INSERT_TASKS,
+        {f"new_{name}": value for name, value in values.items()} | {"number": stored.count},
+    )
+
+
+def get(conn: Connection, account_id: str, job_id: str, attempts: bool = False) -> Job | None:
+    found = read_job(conn, account_id, job_id)
+    if found is None:
+        return None
+    return _with_tasks(found, read_tasks(conn, account_id, job_id, attempts=attempts))
+
+
+def _with_tasks(found: Job, tasks: tuple[Task, ...]) -> Job:
+    return Job(**{**found.__dict__, "tasks": tasks})
+
+
+def changed_tasks(
+    conn: Connection, account_id: str, job_id: str, after_revision: int
+) -> tuple[Job, tuple[Task, ...]] | None:
+    found = read_job(conn, account_id, job_id)
+    if found is None:
+        return None
+    if found.revision <= after_revision:
+        return found, ()
+    return found, read_changed(conn, account_id, job_id, after_revision)
+
+
+def listing(
+    conn: Connection,
+    account_id: str,
+    member: str,
+    state: JobState | None,
+    before: str,
+    limit: int,
+) -> JobPage:
+    """One page, newest first. Raises ValueError for a cursor that is none of ours."""
+    wanted = [job.c.account_id == account_id]
+    if member:
+        wanted.append(job.c.member == member)
+    if state is not None:
+        wanted.append(job.c.state == state.value)
+    total = conn.execute(select(func.count()).select_from(job).where(*wanted)).scalar_one()
+    query = select(*JOB_COLUMNS).where(*wanted)
+    if before:
+        query = query.where(tuple_(job.c.created_ms, job.c.job_id) < tuple_(*_unpack(before)))
+    rows = conn.execute(
+        query.order_by(job.c.created_ms.desc(), job.c.job_id.desc()).limit(limit + 1)
+    ).all()
+    found = tuple(as_job(row) for row in rows[:limit])
+    more = len(rows) > limit and found
+    return JobPage(found, _pack(found[-1]) if more else "", total)
+
+
+def _pack(last: Job) -> str:
+    return base64.urlsafe_b64encode(f"{last.created_ms}:{last.job_id}".encode()).decode()
+
+
+def _unpack(before: str) -> tuple[int, str]:
+    try:
+        created_ms, _, job_id = base64.urlsafe_b64decode(before).decode().partition(":")
+        return int(created_ms), job_id
+    except (binascii.Error, ValueError):
+        raise ValueError(
+            "This page token was not given out by the broker; start from the first page."
+        ) from None
+
+
+def cancel(
+    conn: Connection, account_id: str, job_id: str, reason: str, now_ms: int
+) -> Cancelled | None:
+    head = lock_jobs(conn, account_id, [job_id]).get(job_id)
+    if head is None:
+        return None
+    changes: tuple[Change, ...] = ()
+    running: tuple[Task, ...] = ()
+    if head.state not in JOB_ENDED:
+        tasks = read_tasks(conn, account_id, job_id)
+        running = tuple(one for one in tasks if one.state in TASK_HELD)
+        if not head.cancel_requested:
+            head.cancel_requested, head.reason = True, reason
+        moves = [
+            Move(one, TaskEvent.CANCEL, reason) for one in tasks if one.state is TaskState.QUEUED
+        ]
+        changes = apply(conn, account_id, {job_id: head}, moves, now_ms)
+        if not moves:
+            write_heads(conn, account_id, [head])
+    after = get(conn, account_id, job_id)
+    assert after is not None
+    return Cancelled(after, changes, running)
+
+
+def resolve(
+    conn: Connection, account_id: str, job_id: str, request: bytes, model_sha256: str
+) -> bool:
+    statement = (
+        update(job)
+        .where(
+            job.c.account_id == account_id,
+            job.c.job_id == job_id,
+            job.c.model_sha256 == "",
+        )
+        .values(request=request, model_sha256=model_sha256)
+    )
+    return conn.execute(statement).rowcount == 1
+
+
+def end_queued(
+    conn: Connection,
+    account_id: str,
+    keys: Sequence[tuple[str, int]],
+    event: TaskEvent,
+    reason: str,
+    now_ms: int,
+) -> tuple[Change, ...]:
+    if event not in _END_QUEUED:
+        raise ValueError(f"end_queued can't {event.value!r}: use expire, give_up or cancel.")
+    heads = lock_jobs(conn, account_id, (job_id for job_id, _ in keys))
+    tasks = pick_tasks(conn, account_id, keys)
+    moves = [
+        Move(tasks[key], event, reason)
+        for key in dict.fromkeys(keys)
+        if key in tasks and tasks[key].state is TaskState.QUEUED
+    ]
+    return apply(conn, account_id, heads, moves, now_ms)

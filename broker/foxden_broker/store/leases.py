@@ -1,0 +1,162 @@
+"""Leases: from the queue to a card and back, each write fenced by state and lease number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from sqlalchemy import Connection, select
+
+from foxden_broker.store.base import Assign, Change, Decide, Job, Lease, Picture, Task
+from foxden_broker.store.changes import JobHead, Move, apply, lock_jobs
+from foxden_broker.store.rows import (
+    JOB_COLUMNS,
+    TASK_COLUMNS,
+    as_job,
+    as_task,
+    pick_task,
+    pick_tasks,
+    read_attempts,
+    read_tasks,
+)
+from foxden_broker.store.schema import job, task
+from foxden_proto.states import (
+    JOB_ENDED,
+    TASK,
+    TASK_ENDED,
+    TASK_HELD,
+    JobState,
+    TaskEvent,
+    TaskState,
+    advance,
+    sources,
+)
+
+_OPEN_JOBS = sorted(state.value for state in set(JobState) - JOB_ENDED)
+_OPEN_TASKS = sorted(state.value for state in set(TaskState) - TASK_ENDED)
+_END_LEASE = frozenset(
+    {
+        TaskEvent.REFUSE,
+        TaskEvent.LOSE,
+        TaskEvent.FAIL,
+        TaskEvent.GIVE_UP,
+        TaskEvent.RELEASE,
+        TaskEvent.RELEASED,
+        TaskEvent.CANCEL,
+        TaskEvent.EXPIRE,
+    }
+)
+
+
+def open_tasks(conn: Connection, account_id: str) -> tuple[tuple[Job, Task], ...]:
+    is_open = (job.c.account_id == account_id, job.c.state.in_(_OPEN_JOBS))
+    jobs = {row.job_id: as_job(row) for row in conn.execute(select(*JOB_COLUMNS).where(*is_open))}
+    # The requests are read once per job above, not once per task: a thousand images share one.
+    rows = conn.execute(
+        select(*TASK_COLUMNS)
+        .join_from(
+            job, task, (task.c.account_id == job.c.account_id) & (task.c.job_id == job.c.job_id)
+        )
+        .where(*is_open, task.c.account_id == account_id, task.c.state.in_(_OPEN_TASKS))
+        .order_by(job.c.created_ms, job.c.job_id, task.c.idx)
+    )
+    tasks = [as_task(row) for row in rows]
+    # On PostgreSQL a job can come or go between the two statements; only whole pairs are told.
+    return tuple((jobs[one.job_id], one) for one in tasks if one.job_id in jobs)
+
+
+def assign(
+    conn: Connection, account_id: str, assigns: Sequence[Assign], now_ms: int
+) -> tuple[Change, ...]:
+    wanted: dict[tuple[str, int], Assign] = {}
+    for one in assigns:
+        wanted.setdefault((one.job_id, one.index), one)
+    heads = lock_jobs(conn, account_id, (one.job_id for one in assigns))
+    tasks = pick_tasks(conn, account_id, wanted)
+    moves = [
+        Move(tasks[key], TaskEvent.LEASE, to=one)
+        for key, one in wanted.items()
+        if key in tasks and tasks[key].state in sources(TaskEvent.LEASE)
+    ]
+    return apply(conn, account_id, heads, moves, now_ms)
+
+
+def start(conn: Connection, account_id: str, lease: Lease, now_ms: int) -> Change | None:
+    found = _held(conn, account_id, lease)
+    if found is None or found[1].state not in sources(TaskEvent.START):
+        return None
+    head, mine = found
+    return _apply_one(conn, account_id, head, Move(mine, TaskEvent.START), now_ms)
+
+
+def finish(
+    conn: Connection, account_id: str, lease: Lease, picture: Picture, now_ms: int
+) -> tuple[Change | None, bool]:
+    found = _held(conn, account_id, lease)
+    if found is None:
+        return None, False
+    head, mine = found
+    if mine.state is TaskState.DONE:  # this very lease delivered before: its frame was repeated
+        return None, True
+    if mine.state not in sources(TaskEvent.FINISH):
+        return None, False
+    move = Move(mine, TaskEvent.FINISH, picture=picture)
+    return _apply_one(conn, account_id, head, move, now_ms), True
+
+
+def end_lease(
+    conn: Connection,
+    account_id: str,
+    lease: Lease,
+    event: TaskEvent | Decide,
+    reason: str,
+    now_ms: int,
+) -> Change | None:
+    """Raises UnknownTransition where `event` decides on one that the task's state lacks, and
+    ValueError for an event that ends no lease."""
+    found = _held(conn, account_id, lease)
+    if found is None or found[1].state not in TASK_HELD:
+        return None
+    head, mine = found
+    if not isinstance(event, TaskEvent):
+        tried = read_attempts(conn, account_id, lease.job_id, lease.index)
+        event = event(replace(mine, attempts=tried))
+    elif mine.state not in sources(event):
+        return None
+    if event not in _END_LEASE:
+        raise ValueError(f"end_lease can't {event.value!r}: that ends no lease.")
+    if head.cancel_requested and advance(TASK, mine.state, event) is TaskState.QUEUED:
+        event, reason = TaskEvent.CANCEL, reason or head.reason
+    return _apply_one(conn, account_id, head, Move(mine, event, reason), now_ms)
+
+
+def retry(conn: Connection, account_id: str, job_id: str, now_ms: int) -> tuple[Change, ...]:
+    """While a cancel is still being carried out nothing is retried: the tasks that a card holds
+    must not find their way back to the queue."""
+    head = lock_jobs(conn, account_id, [job_id]).get(job_id)
+    if head is None or (head.cancel_requested and head.state not in JOB_ENDED):
+        return ()
+    moves = [
+        Move(one, TaskEvent.RETRY)
+        for one in read_tasks(conn, account_id, job_id)
+        if one.state in sources(TaskEvent.RETRY)
+    ]
+    if moves:
+        head.cancel_requested, head.reason = False, ""
+    return apply(conn, account_id, {job_id: head}, moves, now_ms)
+
+
+def _held(conn: Connection, account_id: str, lease: Lease) -> tuple[JobHead, Task] | None:
+    """The job, locked, and the task if this is its latest lease."""
+    head = lock_jobs(conn, account_id, [lease.job_id]).get(lease.job_id)
+    if head is None:
+        return None
+    mine = pick_task(conn, account_id, lease.job_id, lease.index)
+    if mine is None or mine.lease_no != lease.lease_no or not mine.lease_no:
+        return None
+    return head, mine
+
+
+def _apply_one(conn: Connection, account_id: str, head: JobHead, move: Move, now_ms: int) -> Change:
+    (change,) = apply(conn, account_id, {head.job_id: head}, [move], now_ms)
+    return change

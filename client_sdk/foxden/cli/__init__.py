@@ -1,0 +1,1 @@
+"""The command `foxden`: one small module per subcommand."""

@@ -1,0 +1,152 @@
+"""What a client sees of the pool: cards, models and, for administrators, tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from foxden_proto.v1 import pool_pb2
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that cards of the pool offer."""
+
+    name: str
+    sha256: str
+    kind: str
+    family: str
+    licence: str
+    description: str
+    size: int  # bytes on disk
+    default_width: int  # pixels
+    default_height: int
+    default_steps: int
+    default_guidance_scale: float
+    default_sampler: str
+    default_schedule: str
+    multiple_of: int  # pixels; sizes it can draw are multiples of this
+    min_size: int
+    max_size: int
+    demo: bool  # the built-in demo model
+    cards: int = 0  # that have it
+    cards_online: int = 0
+    is_default: bool = False
+
+
+@dataclass(frozen=True)
+class Card:
+    """One compute device of the pool, as it is now."""
+
+    id: str
+    name: str
+    device: str
+    agent: str
+    online: bool
+    mode: str  # ready, duty_cycled, paused, hot, gaming, quiet_hours, draining or broken
+    reasons: tuple[str, ...]  # why it is not ready
+    running: int  # images on it now
+    models: tuple[str, ...]
+    samplers: tuple[str, ...]
+    schedules: tuple[str, ...]
+    memory_total: int  # bytes
+    memory_used: int | None
+    temperature: float | None  # degrees Celsius
+    utilisation: float | None  # 0 to 1
+    power: float | None  # watts
+    engine: str
+    agent_version: str
+    last_seen: datetime | None
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token, without its secret."""
+
+    id: str
+    member: str
+    scopes: tuple[str, ...]
+    created: datetime | None
+    expires: datetime | None  # None: never
+    revoked: datetime | None  # None: it works
+
+
+@dataclass(frozen=True)
+class NewToken:
+    """A token with its secret, which the broker tells this once."""
+
+    token: Token
+    secret: str = field(repr=False)
+
+
+def moment(milliseconds: int) -> datetime | None:
+    """A time of the wire; 0 is none."""
+    return datetime.fromtimestamp(milliseconds / 1000, UTC) if milliseconds else None
+
+
+def model(found: pool_pb2.PoolModel) -> Model:
+    told = found.model
+    return Model(
+        name=told.name,
+        sha256=told.sha256,
+        kind=told.kind,
+        family=told.family,
+        licence=told.licence,
+        description=told.description,
+        size=told.size,
+        default_width=told.default_width,
+        default_height=told.default_height,
+        default_steps=told.default_steps,
+        default_guidance_scale=told.default_guidance_scale,
+        default_sampler=told.default_sampler,
+        default_schedule=told.default_schedule,
+        multiple_of=told.multiple_of,
+        min_size=told.min_size,
+        max_size=told.max_size,
+        demo=told.demo,
+        cards=found.cards,
+        cards_online=found.cards_online,
+        is_default=found.is_default,
+    )
+
+
+def card(told: pool_pb2.Card) -> Card:
+    info, readings = told.info, told.readings
+    return Card(
+        id=info.card_id,
+        name=info.name,
+        device=info.device,
+        agent=told.agent_name,
+        online=told.online,
+        mode=_mode(told.mode),
+        reasons=tuple(told.reasons),
+        running=told.running,
+        models=tuple(offered.name for offered in info.models),
+        samplers=tuple(info.samplers),
+        schedules=tuple(info.schedules),
+        memory_total=info.memory_total,
+        memory_used=readings.memory_used if readings.HasField("memory_used") else None,
+        temperature=readings.temperature if readings.HasField("temperature") else None,
+        utilisation=readings.utilisation if readings.HasField("utilisation") else None,
+        power=readings.power if readings.HasField("power") else None,
+        engine=info.engine,
+        agent_version=told.agent_version,
+        last_seen=moment(told.last_seen_ms),
+    )
+
+
+def token(told: pool_pb2.Token) -> Token:
+    return Token(
+        id=told.token_id,
+        member=told.member,
+        scopes=tuple(told.scopes),
+        created=moment(told.created_ms),
+        expires=moment(told.expires_ms),
+        revoked=moment(told.revoked_ms),
+    )
+
+
+def _mode(number: int) -> str:
+    if number not in pool_pb2.Mode.values():
+        return "unknown"
+    return pool_pb2.Mode.Name(pool_pb2.Mode.ValueType(number)).removeprefix("MODE_").lower()

@@ -1,0 +1,480 @@
+"""The rules of the link between agent and broker, without a socket and without a clock.
+
+A driver on each side owns the transport and a loop of four calls:
+
+    link.opened(now)              the transport is there
+    events = link.receive(data, now)   one binary message arrived
+    events = link.tick(now)            time passed (call it at `link.wake_at(now)`)
+    link.lost(now)                the transport is gone
+
+and sends, in order, whatever `link.outgoing()` returns after any call. Events are the payload
+messages of foxden_proto.v1.link_pb2 themselves, checked, plus the few that only time can cause.
+A message that breaks the rules raises `LinkError`; the driver then closes the transport with its
+text and calls `lost`.
+
+What survives a lost transport lives here too: the agent keeps its leases and the outcomes nobody
+has confirmed for `timers.lease_lost` seconds, offers them in its next Hello and sends the
+outcomes again after the Welcome. A lease is over for the agent only when `Settled` arrives.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf.message import DecodeError, Message
+
+from foxden_proto import limits
+from foxden_proto.states import LINK, LinkEvent, LinkState, advance
+from foxden_proto.timers import Timers
+from foxden_proto.v1 import link_pb2 as pb
+from foxden_proto.v1 import pool_pb2
+
+_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+_LINK_STATES_WITH_PEER = frozenset({LinkState.READY, LinkState.DRAINING})
+
+
+class LinkError(Exception):
+    """The other side broke the rules; the text says which, for its log and ours."""
+
+
+@dataclass(frozen=True)
+class LeaseKey:
+    """One lease of one image; `lease_no` grows with every lease of the task and never repeats."""
+
+    job_id: str
+    index: int
+    lease_no: int
+
+    @classmethod
+    def of(cls, lease: pb.Lease) -> LeaseKey:
+        return cls(lease.job_id, lease.index, lease.lease_no)
+
+    def message(self) -> pb.Lease:
+        return pb.Lease(job_id=self.job_id, index=self.index, lease_no=self.lease_no)
+
+
+@dataclass(frozen=True)
+class HeartbeatDue:
+    """Agent: call `heartbeat` with the cards' readings."""
+
+
+@dataclass(frozen=True)
+class Silent:
+    """The other side has said nothing for `timers.silent`: close the transport."""
+
+
+@dataclass(frozen=True)
+class LeasesExpired:
+    """The link was gone for `timers.lease_lost`. Agent: stop these, they run elsewhere now.
+    Broker: everything this agent held is lost (`leases` is empty)."""
+
+    leases: tuple[LeaseKey, ...] = ()
+
+
+@dataclass(frozen=True)
+class Unacknowledged:
+    """Broker: the agent neither took nor refused these in time; give them to another card."""
+
+    leases: tuple[LeaseKey, ...]
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """Agent: the broker does not count on these any more; stop them."""
+
+    leases: tuple[LeaseKey, ...]
+
+
+Event = Message | HeartbeatDue | Silent | LeasesExpired | Unacknowledged | Dropped
+
+
+class _Link:
+    """What both roles share: the state, the outgoing queue and the silence timers."""
+
+    def __init__(self, timers: Timers, now: float, state: LinkState) -> None:
+        self.timers = timers
+        self.state = state
+        self._heard = now
+        self._lost_at = now
+        self._out: list[bytes] = []
+
+    @property
+    def up(self) -> bool:
+        return self.state in _LINK_STATES_WITH_PEER
+
+    def outgoing(self) -> list[bytes]:
+        """The messages to send now, oldest first; each is handed out once."""
+        out, self._out = self._out, []
+        return out
+
+    def opened(self, now: float) -> None:
+        self._advance(LinkEvent.OPENED)
+        self._heard = now
+        self._out.clear()
+
+    def lost(self, now: float) -> None:
+        """The transport is gone. Harmless when called twice or after the end."""
+        self._out.clear()
+        if self.state in (LinkState.CLOSED, LinkState.DISCONNECTED):
+            return
+        self._advance(LinkEvent.LOST)
+        self._lost_at = now
+
+    def silent_for(self, now: float) -> float:
+        return now - self._heard
+
+    def _advance(self, event: LinkEvent) -> None:
+        self.state = advance(LINK, self.state, event)
+
+    def _decode(self, data: bytes, kind: type[Any], now: float) -> tuple[str, Any]:
+        if len(data) > limits.FRAME_BYTES:
+            raise LinkError(f"a frame of {len(data)} bytes exceeds {limits.FRAME_BYTES}")
+        frame = kind()
+        try:
+            frame.ParseFromString(data)
+        except DecodeError:
+            raise LinkError("a frame is not a message of this protocol") from None
+        self._heard = now
+        name = frame.WhichOneof("frame")
+        # An unknown frame of a newer peer has no name here; ignoring it keeps old and new together.
+        return (name, getattr(frame, name)) if name else ("", None)
+
+
+@dataclass
+class _Held:
+    started: bool = False
+    outcome: pb.AgentFrame | None = None
+
+
+class AgentLink(_Link):
+    """The agent's end. `identity` is the Hello to open with; its leases are filled in here."""
+
+    def __init__(self, timers: Timers, identity: pb.Hello, now: float) -> None:
+        super().__init__(timers, now, LinkState.CONNECTING)
+        self.identity = identity
+        self.held: dict[LeaseKey, _Held] = {}
+        self._beat_due = now
+        self._beats = 0
+        self._draining = ""
+
+    # What the driver reports
+
+    def opened(self, now: float) -> None:
+        super().opened(now)
+        hello = pb.Hello()
+        hello.CopyFrom(self.identity)
+        for key, held in self.held.items():
+            hello.held.add(
+                lease=key.message(), started=held.started, ended=held.outcome is not None
+            )
+        self._put(hello=hello)
+
+    def receive(self, data: bytes, now: float) -> list[Event]:
+        name, payload = self._decode(data, pb.BrokerFrame, now)
+        if not name:
+            return []
+        if self.state is LinkState.HELLO and name not in ("welcome", "rejected", "goodbye"):
+            raise LinkError(f"the broker sent {name} before it answered the hello")
+        handler = getattr(self, f"_on_{name}", None)
+        return [payload] if handler is None else handler(payload, now)
+
+    def tick(self, now: float) -> list[Event]:
+        if self.state is LinkState.HELLO or self.up:
+            if self.silent_for(now) >= self.timers.silent:
+                return [Silent()]
+            if self.up and now >= self._beat_due:
+                self._beat_due = now + self.timers.heartbeat
+                return [HeartbeatDue()]
+        elif self.held and now - self._lost_at >= self.timers.lease_lost:
+            keys = tuple(self.held)
+            self.held.clear()
+            return [LeasesExpired(keys)]
+        return []
+
+    def wake_at(self, now: float) -> float:
+        """The next moment at which `tick` may have something to say."""
+        if self.up:
+            return min(self._beat_due, self._heard + self.timers.silent)
+        if self.state is LinkState.HELLO:
+            return self._heard + self.timers.silent
+        return max(now, self._lost_at + self.timers.lease_lost) if self.held else now + 3600
+
+    # What the broker says
+
+    def _on_welcome(self, welcome: pb.Welcome, now: float) -> list[Event]:
+        if self.state is not LinkState.HELLO:
+            raise LinkError("the broker said welcome twice")
+        self._advance(LinkEvent.WELCOMED)
+        self._beat_due = now
+        keep = {LeaseKey.of(lease) for lease in welcome.keep}
+        dropped = tuple(key for key in self.held if key not in keep)
+        for key in dropped:
+            del self.held[key]
+        for held in self.held.values():
+            if held.outcome is not None:
+                self._out.append(held.outcome.SerializeToString())
+        if self._draining:
+            self.drain(self._draining)
+        return [welcome, Dropped(dropped)] if dropped else [welcome]
+
+    def _on_rejected(self, rejected: pb.Rejected, now: float) -> list[Event]:
+        if rejected.final:
+            self._advance(LinkEvent.REJECTED if self.state is LinkState.HELLO else LinkEvent.CLOSE)
+        return [rejected]
+
+    def _on_heartbeat_seen(self, seen: pb.HeartbeatSeen, now: float) -> list[Event]:
+        return []
+
+    def _on_assignment(self, assignment: pb.Assignment, now: float) -> list[Event]:
+        if not assignment.tasks:
+            raise LinkError("an assignment without tasks")
+        keys = [LeaseKey.of(task.lease) for task in assignment.tasks]
+        if all(key in self.held for key in keys):
+            self.acknowledge(keys)  # said twice: the answer may have been lost, the work is here
+            return []
+        if self.state is LinkState.DRAINING:
+            self.refuse(keys, self._draining or "the agent is draining")
+            return []
+        if len(self.held) + len(keys) > limits.HELD_LEASES:
+            self.refuse(keys, f"the agent holds {len(self.held)} images already")
+            return []
+        # A newer lease of a task that is still held here means the older one was given up by
+        # the broker: two tries of one image on one card would fight over it.
+        images = {(key.job_id, key.index) for key in keys}
+        stale = tuple(k for k in self.held if (k.job_id, k.index) in images and k not in keys)
+        for key in stale:
+            del self.held[key]
+        for key in keys:
+            self.held.setdefault(key, _Held())
+        return [*([Dropped(stale)] if stale else []), assignment]
+
+    def _on_settled(self, settled: pb.Settled, now: float) -> list[Event]:
+        self.held.pop(LeaseKey.of(settled.lease), None)
+        return [settled]
+
+    def _on_drain(self, drain: pb.Drain, now: float) -> list[Event]:
+        if self.up:
+            self._advance(LinkEvent.DRAIN)
+        return [drain]
+
+    def _on_goodbye(self, goodbye: pb.Goodbye, now: float) -> list[Event]:
+        return [goodbye]
+
+    # What the agent says
+
+    def heartbeat(
+        self, cards: Iterable[pool_pb2.CardReadings], modes: Iterable[pb.CardMode]
+    ) -> None:
+        self._beats += 1
+        self._put(heartbeat=pb.Heartbeat(number=self._beats, cards=cards, modes=modes))
+
+    def mode_changed(self, mode: pb.CardMode) -> None:
+        self._put(mode_changed=pb.ModeChanged(mode=mode))
+
+    def cards_changed(self, cards: Sequence[pool_pb2.CardInfo]) -> None:
+        """Also what the next Hello says."""
+        del self.identity.cards[:]
+        self.identity.cards.extend(cards)
+        self._put(cards_changed=pb.CardsChanged(cards=cards))
+
+    def acknowledge(self, keys: Iterable[LeaseKey]) -> None:
+        self._put(acknowledged=pb.Acknowledged(leases=[key.message() for key in keys]))
+
+    def refuse(self, keys: Sequence[LeaseKey], reason: str) -> None:
+        for key in keys:
+            self.held.pop(key, None)
+        self._put(refused=pb.Refused(leases=[key.message() for key in keys], reason=reason))
+
+    def started(self, key: LeaseKey) -> None:
+        if key in self.held:
+            self.held[key].started = True
+            self._put(started=pb.TaskStarted(lease=key.message()))
+
+    def progress(self, key: LeaseKey, step: int, steps: int, preview: bytes = b"") -> None:
+        if key in self.held:
+            self._put(
+                progress=pb.TaskProgress(
+                    lease=key.message(), step=step, steps=steps, preview=preview
+                )
+            )
+
+    def outcome(
+        self,
+        key: LeaseKey,
+        result: pb.TaskFinished | pb.TaskFailed | pb.TaskReleased | pb.TaskStopped,
+    ) -> None:
+        """How a held lease ended; kept and said again after a reconnect until it is settled."""
+        if key not in self.held:
+            return
+        result.lease.CopyFrom(key.message())
+        names = {
+            pb.TaskFinished: "finished",
+            pb.TaskFailed: "failed",
+            pb.TaskReleased: "released",
+            pb.TaskStopped: "stopped",
+        }
+        frame = pb.AgentFrame()
+        getattr(frame, names[type(result)]).CopyFrom(result)
+        self.held[key].outcome = frame
+        if self.up:
+            self._out.append(frame.SerializeToString())
+
+    def drain(self, reason: str) -> None:
+        """Finish what is held, take nothing new. Holds over reconnects."""
+        self._draining = reason
+        if self.up:
+            self._advance(LinkEvent.DRAIN)
+            self._put(draining=pb.Draining(reason=reason))
+
+    def goodbye(self, reason: str) -> None:
+        self._put(goodbye=pb.Goodbye(reason=reason))
+        if self.state is not LinkState.CLOSED:
+            self._advance(LinkEvent.CLOSE)
+
+    def _put(self, **frame: Any) -> None:
+        if self.up or "hello" in frame:
+            self._out.append(pb.AgentFrame(**frame).SerializeToString())
+
+
+class BrokerLink(_Link):
+    """The broker's end for one agent. It outlives the agent's connections, not the broker."""
+
+    def __init__(self, timers: Timers, now: float) -> None:
+        # A broker that starts again does not know when the link broke: from now.
+        super().__init__(timers, now, LinkState.DISCONNECTED)
+        self._unacknowledged: dict[LeaseKey, float] = {}
+
+    def accepts_work(self, now: float) -> bool:
+        return self.state is LinkState.READY and self.silent_for(now) < self.timers.silent
+
+    def receive(self, data: bytes, now: float) -> list[Event]:
+        name, payload = self._decode(data, pb.AgentFrame, now)
+        if not name:
+            return []
+        if (self.state is LinkState.HELLO) != (name == "hello"):
+            raise LinkError(f"the agent sent {name} in state {self.state.value}")
+        if name == "hello":
+            check_hello(payload)
+        elif name == "heartbeat":
+            self._put(heartbeat_seen=pb.HeartbeatSeen(number=payload.number))
+        elif name in ("acknowledged", "refused"):
+            for lease in payload.leases:
+                self._unacknowledged.pop(LeaseKey.of(lease), None)
+        elif name == "draining":
+            self._advance(LinkEvent.DRAIN)
+        elif name == "goodbye":
+            self._advance(LinkEvent.CLOSE)
+        elif hasattr(payload, "lease"):
+            self._unacknowledged.pop(LeaseKey.of(payload.lease), None)
+        return [payload]
+
+    def tick(self, now: float) -> list[Event]:
+        if self.state is LinkState.DISCONNECTED:
+            if now - self._lost_at >= self.timers.lease_lost:
+                self._advance(LinkEvent.EXPIRED)
+                return [LeasesExpired()]
+            return []
+        if self.state is LinkState.HELLO and self.silent_for(now) >= self.timers.hello:
+            return [Silent()]
+        if self.up and self.silent_for(now) >= self.timers.silent + self.timers.heartbeat:
+            return [Silent()]
+        late = tuple(key for key, until in self._unacknowledged.items() if now >= until)
+        for key in late:
+            del self._unacknowledged[key]
+        return [Unacknowledged(late)] if late else []
+
+    def lost(self, now: float) -> None:
+        super().lost(now)
+        self._unacknowledged.clear()  # the lease's own grace decides from here
+
+    def welcome(
+        self, session_id: str, account_id: str, keep: Iterable[LeaseKey], drop: Iterable[LeaseKey]
+    ) -> None:
+        self._advance(LinkEvent.WELCOMED)
+        self._put(
+            welcome=pb.Welcome(
+                session_id=session_id,
+                account_id=account_id,
+                keep=[key.message() for key in keep],
+                drop=[key.message() for key in drop],
+                heartbeat=self.timers.heartbeat,
+                silent=self.timers.silent,
+                lease_lost=self.timers.lease_lost,
+            )
+        )
+
+    def assign(self, assignment: pb.Assignment, now: float) -> None:
+        for task in assignment.tasks:
+            self._unacknowledged[LeaseKey.of(task.lease)] = now + self.timers.acknowledge
+        self._put(assignment=assignment)
+
+    def stop(self, key: LeaseKey) -> None:
+        self._put(stop_task=pb.StopTask(lease=key.message()))
+
+    def settle(self, lease: pb.Lease, accepted: bool) -> None:
+        self._put(settled=pb.Settled(lease=lease, accepted=accepted))
+
+    def drain(self, reason: str) -> None:
+        if self.up:
+            self._advance(LinkEvent.DRAIN)
+            self._put(drain=pb.Drain(reason=reason))
+
+    def _put(self, **frame: Any) -> None:
+        if self.up:
+            self._out.append(pb.BrokerFrame(**frame).SerializeToString())
+
+
+def rejection(reason: str, *, final: bool, retry_after: float = 0.0) -> bytes:
+    """The one message a broker sends to an agent it will not talk to."""
+    rejected = pb.Rejected(reason=reason, final=final, retry_after=retry_after)
+    return pb.BrokerFrame(rejected=rejected).SerializeToString()
+
+
+def read_hello(data: bytes) -> pb.Hello:
+    """The Hello that must open a connection, checked: who is calling, before a link is found
+    for it. Raises LinkError."""
+    if len(data) > limits.FRAME_BYTES:
+        raise LinkError(f"a frame of {len(data)} bytes exceeds {limits.FRAME_BYTES}")
+    try:
+        frame = pb.AgentFrame.FromString(data)
+    except DecodeError:
+        raise LinkError("the first frame is not a message of this protocol") from None
+    if frame.WhichOneof("frame") != "hello":
+        raise LinkError("the first frame is not a hello")
+    check_hello(frame.hello)
+    return frame.hello
+
+
+def check_hello(hello: pb.Hello) -> None:
+    """Refuse a Hello whose names or sizes are out of range. Raises LinkError."""
+    if hello.protocol != limits.LINK_PROTOCOL:
+        raise LinkError(
+            f"the agent speaks link protocol {hello.protocol}, this broker {limits.LINK_PROTOCOL}:"
+            " install the same version of Foxden on both"
+        )
+    if not _ID.fullmatch(hello.agent_id):
+        raise LinkError("the agent's id is not 1 to 64 letters, digits, '_', '.', ':' or '-'")
+    if len(hello.held) > limits.HELD_LEASES:
+        raise LinkError(f"the agent claims {len(hello.held)} leases")
+    check_cards(hello.cards)
+
+
+def check_cards(cards: Sequence[pool_pb2.CardInfo]) -> None:
+    """Refuse cards whose names or sizes are out of range. Raises LinkError."""
+    if len(cards) > limits.CARDS_PER_AGENT:
+        raise LinkError(f"{len(cards)} cards in one agent; {limits.CARDS_PER_AGENT} at most")
+    if len({card.card_id for card in cards}) != len(cards):
+        raise LinkError("two cards have the same id")
+    for card in cards:
+        if not _ID.fullmatch(card.card_id):
+            raise LinkError("a card's id is not 1 to 64 letters, digits, '_', '.', ':' or '-'")
+        if len(card.models) > limits.MODELS_PER_CARD:
+            raise LinkError(f"{len(card.models)} models on one card")
+        for model in card.models:
+            if not re.fullmatch(r"[A-Za-z0-9._-]{1,100}", model.name):
+                raise LinkError("a model's name is not 1 to 100 letters, digits, '.', '_' or '-'")
+            if not re.fullmatch(r"[0-9a-f]{64}", model.sha256):
+                raise LinkError(f"model {model.name} has no sha256")

@@ -1,0 +1,73 @@
+"""What the long-running programs share: loops with names, and when to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+import threading
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+Loop = tuple[str, Coroutine[Any, Any, None]]
+
+
+@asynccontextmanager
+async def watched(loops: Sequence[Loop]) -> AsyncIterator[asyncio.Future[None]]:
+    """Run the loops by name until the context ends; then cancel them and wait for their ends.
+
+    None of them may end by itself: the future fails with the exception of the first that does.
+    """
+    failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    tasks = [asyncio.create_task(loop, name=name) for name, loop in loops]
+
+    def ended(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and not failed.done():
+            failed.set_exception(task.exception() or RuntimeError(f"{task.get_name()} returned"))
+            failed.exception()  # seen: the program may be stopping for another reason
+
+    for task in tasks:
+        task.add_done_callback(ended)
+    try:
+        yield failed
+    finally:
+        if not failed.done():
+            failed.cancel()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def until_stopped(failed: asyncio.Future[None], *, supervised: bool) -> None:
+    """Until a signal to stop, the end of a supervisor's pipe, or the death of a loop.
+
+    Raises what the loop died of. With `supervised`, standard input is a pipe from the supervisor:
+    one that is killed with -9 cannot say so, but its end of the pipe closes.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with suppress(NotImplementedError):  # Windows: Ctrl-C raises KeyboardInterrupt instead
+            loop.add_signal_handler(number, stop.set)
+    if supervised:
+        _stop_at_end_of_input(loop, stop)
+    waiter = asyncio.ensure_future(stop.wait())
+    both: set[asyncio.Future[Any]] = {waiter, failed}
+    await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+    waiter.cancel()
+    if failed.done():
+        failed.result()
+
+
+def _stop_at_end_of_input(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+    def read() -> None:
+        while sys.stdin.buffer.read(4096):
+            pass
+        with suppress(RuntimeError):  # the loop is closed: it is over anyway
+            loop.call_soon_threadsafe(stop.set)
+
+    threading.Thread(target=read, name="stdin", daemon=True).start()
