@@ -140,7 +140,6 @@ def _card(
         memory_total=described.device.memory_total,
         models=[one.model for one in found[: limits.MODELS_PER_CARD]],
         samplers=described.samplers,
-        schedules=described.schedules,
         engine=described.versions,
     )
 

@@ -16,7 +16,7 @@ import tempfile
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Awaitable, Iterable
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import grpc
 
@@ -33,6 +33,9 @@ from foxden_proto.v1.engine_pb2 import (
     StopRequest,
 )
 from foxden_proto.v1.engine_pb2_grpc import EngineStub
+
+if TYPE_CHECKING:
+    from foxden_proto.v1.engine_pb2_grpc import EngineAsyncStub
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -102,7 +105,7 @@ class EngineProcess:
         self._last_line = ""
         self._metadata: tuple[tuple[str, str], ...] = ()
         self._channel: grpc.aio.Channel | None = None
-        self._stub: EngineStub | None = None
+        self._stub: EngineAsyncStub | None = None
         self._readers: list[asyncio.Task[None]] = []
         self._exited = asyncio.ensure_future(process.wait())
 
@@ -164,15 +167,15 @@ class EngineProcess:
     async def describe(self) -> EngineDescription:
         """What the engine runs on; answered once torch is imported."""
         return await self._patiently(
-            self._stub_().Describe(DescribeRequest(), metadata=self._metadata),
+            self._calls.Describe(DescribeRequest(), metadata=self._metadata),
             self._timers.load_budget,
             "importing torch",
         )
 
     async def load(self, model: ModelSource) -> LoadResponse:
-        """Bring a model into memory, putting another out. Raises EngineRefused, naming the model."""
+        """Bring a model into memory, putting another out. EngineRefused names the model."""
         return await self._patiently(
-            self._stub_().Load(LoadRequest(model=model), metadata=self._metadata),
+            self._calls.Load(LoadRequest(model=model), metadata=self._metadata),
             self._timers.load_budget,
             "loading",
         )
@@ -181,7 +184,7 @@ class EngineProcess:
         """Stop items of the running batch at their next step; ids it doesn't know are ignored."""
         request = StopRequest(item_ids=list(item_ids))
         await self._patiently(
-            self._stub_().Stop(request, metadata=self._metadata),
+            self._calls.Stop(request, metadata=self._metadata),
             self._timers.engine_silent,
             "stopping",
         )
@@ -192,7 +195,7 @@ class EngineProcess:
         Leaving the iterator early (aclose) stops the batch. Raises EngineSilent where no event
         came for `timers.engine_silent` seconds, or `load_budget` seconds while loading.
         """
-        call = self._stub_().Generate(batch, metadata=self._metadata)
+        call = self._calls.Generate(batch, metadata=self._metadata)
         stage = "starting"
         try:
             while True:
@@ -202,7 +205,7 @@ class EngineProcess:
                     else self._timers.engine_silent
                 )
                 event = await self._patiently(call.read(), patience, stage)
-                if event is grpc.aio.EOF:
+                if not isinstance(event, EngineEvent):  # grpc.aio.EOF
                     return
                 if event.HasField("stage"):
                     stage = event.stage.stage
@@ -262,7 +265,8 @@ class EngineProcess:
         )
         self._stub = EngineStub(self._channel)
 
-    def _stub_(self) -> EngineStub:
+    @property
+    def _calls(self) -> EngineAsyncStub:
         assert self._stub is not None, "start() connects before it returns"
         return self._stub
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from foxden_proto.home import write_private
+
+_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")  # what a broker takes
 
 
 class HomeInUse(Exception):
@@ -22,7 +25,7 @@ def agent_id(folder: Path) -> str:
     path = folder / "agent.json"
     try:
         known = json.loads(path.read_text())["agent_id"]
-        if isinstance(known, str) and known:
+        if isinstance(known, str) and _ID.fullmatch(known):
             return known
     except (OSError, ValueError, KeyError, TypeError):
         pass  # the first start, or a file that was damaged: a new id costs nothing but its history

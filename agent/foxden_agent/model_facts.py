@@ -90,9 +90,7 @@ def read_index(folder: Path) -> dict[str, Any]:
     """The folder's model_index.json. Raises Unusable."""
     index = _read_object(folder / "model_index.json")
     if not isinstance(index.get("_class_name"), str):
-        raise Unusable(
-            "model_index.json names no pipeline of diffusers; code of its own never runs"
-        )
+        raise Unusable("model_index.json names no pipeline of diffusers; own code never runs")
     return index
 
 

@@ -1,4 +1,4 @@
-"""SHA-256 of model files, remembered, so that many gigabytes are read once and not at each start."""
+"""SHA-256 of model files, remembered: many gigabytes are read once and not at each start."""
 
 from __future__ import annotations
 

@@ -143,9 +143,7 @@ def _files(folder: Path, root: Path) -> Iterator[Path]:
 def _require_inside(path: Path, root: Path) -> None:
     # A link out of the folder could offer any file of the owner's disk to the pool.
     if not path.resolve().is_relative_to(root.resolve()):
-        raise Unusable(
-            f"{path.name} is a link to outside the model folder; put the file itself there"
-        )
+        raise Unusable(f"{path.name} links to outside the model folder; put the file itself there")
 
 
 def _require_safetensors(folder: Path, files: list[Path]) -> None:

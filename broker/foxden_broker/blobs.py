@@ -94,6 +94,9 @@ class FolderBlobs:
             # would look the same.
             for left in self._tmp.iterdir():
                 left.unlink()
+            for shard in range(256):  # now, so that no picture has to make its folder durable
+                (self._root / f"{shard:02x}").mkdir(exist_ok=True)
+            _sync_folder(self._root)
         except OSError as error:
             raise _translate(error, self._root) from error
 
@@ -228,9 +231,6 @@ class _Arriving:
         assert self._file is not None
         os.fsync(self._file.fileno())
         self._file.close()
-        if not place.parent.exists():
-            place.parent.mkdir(exist_ok=True)
-            _sync_folder(self._root)
         os.replace(self._path, place)
         _sync_folder(place.parent)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from foxden_broker.problems import invalid
 from foxden_proto.problems import Problem, Reason
 from foxden_proto.v1.generation_pb2 import ImageRequest
-from foxden_proto.v1.pool_pb2 import CardInfo, Model, PoolModel
+from foxden_proto.v1.pool_pb2 import CardInfo, Model, PoolModel, Sampler
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,17 @@ class Catalogue:
                     {"name": "", "near": ""},
                 )
             return default
+        # A card may have the same bytes under another name than the one they are listed by.
+        named = {
+            model.sha256
+            for card in self.cards
+            for model in card.models
+            if not name or model.name.lower() == name.lower()
+        }
         found = [
             (model, len(holders))
             for model, holders in self._holders().values()
-            if (not name or model.name.lower() == name.lower())
-            and (not sha256 or model.sha256 == sha256)
+            if model.sha256 in named and (not sha256 or model.sha256 == sha256)
         ]
         if not found:
             raise self._unknown(name or sha256)
@@ -89,8 +95,8 @@ class Catalogue:
 def resolve(request: ImageRequest, catalogue: Catalogue) -> ImageRequest:
     """The request with its model pinned and every default filled in.
 
-    Raises Problem: UNKNOWN_MODEL, INVALID_REQUEST for a size this model cannot draw or a sampler
-    its cards do not have, NO_CARD_CAN_RUN where no one card has all that is asked for together.
+    Raises Problem: UNKNOWN_MODEL, or INVALID_REQUEST for a size this model cannot draw, or a
+    sampler and schedule that no card with the model runs.
     """
     model = catalogue.find(request.model, request.model_sha256)
     complete = ImageRequest()
@@ -104,10 +110,11 @@ def resolve(request: ImageRequest, catalogue: Catalogue) -> ImageRequest:
         complete.steps = model.default_steps
     if not request.HasField("guidance_scale"):
         complete.guidance_scale = model.default_guidance_scale
+    if not request.schedule:
+        # The model's own schedule goes with the model's own sampler; another may not have it.
+        complete.schedule = (not request.sampler and model.default_schedule) or "automatic"
     if not request.sampler:
         complete.sampler = model.default_sampler
-    if not request.schedule:
-        complete.schedule = model.default_schedule or "automatic"
     _check_size("width", complete.width, model)
     _check_size("height", complete.height, model)
     _check_cards(complete, catalogue.cards)
@@ -118,11 +125,13 @@ def can_run(request: ImageRequest, card: CardInfo) -> str:
     """Why a card cannot run a complete request; empty where it can."""
     if all(model.sha256 != request.model_sha256 for model in card.models):
         return f"{card.name} does not have the model {request.model}"
-    if request.sampler not in card.samplers:
-        return f"{card.name} does not have the sampler {request.sampler}"
-    if request.schedule not in card.schedules:
-        return f"{card.name} does not have the schedule {request.schedule}"
+    if all(not _offers(sampler, request) for sampler in card.samplers):
+        return f"{card.name} does not run {request.sampler} with schedule {request.schedule}"
     return ""
+
+
+def _offers(sampler: Sampler, request: ImageRequest) -> bool:
+    return sampler.name == request.sampler and request.schedule in sampler.schedules
 
 
 def _check_size(field: str, pixels: int, model: Model) -> None:
@@ -134,21 +143,13 @@ def _check_size(field: str, pixels: int, model: Model) -> None:
 
 def _check_cards(request: ImageRequest, cards: Iterable[CardInfo]) -> None:
     holders = [c for c in cards if any(m.sha256 == request.model_sha256 for m in c.models)]
-    for field, value, offered in (
-        ("sampler", request.sampler, {s for card in holders for s in card.samplers}),
-        ("schedule", request.schedule, {s for card in holders for s in card.schedules}),
-    ):
-        if value not in offered:
-            raise invalid(
-                field,
-                f"{field} is {value!r}, which no card with {request.model} has",
-                ", ".join(sorted(offered)),
-            )
-    reasons = [can_run(request, card) for card in holders]
-    if all(reasons):
-        raise Problem(
-            Reason.NO_CARD_CAN_RUN,
-            "No card of this pool can run this request: " + "; ".join(reasons)
-            + ". Change the request, or give one card all of it.",
-            {"reasons": "\n".join(reasons)},
-        )
+    offered: dict[str, set[str]] = {}
+    for card in holders:
+        for sampler in card.samplers:
+            offered.setdefault(sampler.name, set()).update(sampler.schedules)
+    if request.sampler not in offered:
+        what = f"sampler is {request.sampler!r}, which no card with {request.model} has"
+        raise invalid("sampler", what, ", ".join(sorted(offered)))
+    if request.schedule not in offered[request.sampler]:
+        what = f"schedule is {request.schedule!r}, which {request.sampler} does not run with here"
+        raise invalid("schedule", what, ", ".join(sorted(offered[request.sampler])))

@@ -95,13 +95,17 @@ async def list_jobs(
 ) -> gen.ListJobsResponse:
     if not 0 <= request.page_size <= 200:
         raise invalid("page_size", f"page_size is {request.page_size}", "1 to 200")
-    page = await account.store.jobs(
-        account.account_id,
-        member="" if member.sees_all else member.name,
-        state=job_state_of(request.state),
-        before=request.page_token[:100],
-        limit=request.page_size or 50,
-    )
+    try:
+        page = await account.store.jobs(
+            account.account_id,
+            member="" if member.sees_all else member.name,
+            state=job_state_of(request.state),
+            before=request.page_token,
+            limit=request.page_size or 50,
+        )
+    except ValueError:
+        what = "the page token is not from this broker"
+        raise invalid("page_token", what, "next_page_token of the page before") from None
     return gen.ListJobsResponse(
         jobs=[job_message(job) for job in page.jobs], next_page_token=page.next_before
     )

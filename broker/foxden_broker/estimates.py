@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -23,7 +24,7 @@ class Estimates:
 
     def observe(self, card_id: str, request: ImageRequest, seconds: float) -> None:
         """Take in a finished image."""
-        if seconds <= 0:
+        if not 0 < seconds < math.inf:  # an agent can say anything
             return
         rate = seconds / work(request)
         key = (card_id, request.model_sha256)

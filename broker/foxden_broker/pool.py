@@ -137,9 +137,7 @@ class Pool:
         if task.state in TASK_HELD:
             started = task.state is not TaskState.LEASED
             releasing = task.state is TaskState.RELEASING
-            self.hold(
-                Held(task.lease, task.card_id, task.agent_id, started, deadline, releasing)
-            )
+            self.hold(Held(task.lease, task.card_id, task.agent_id, started, deadline, releasing))
         else:
             self.requeue(task.job_id, task.index)
 

@@ -53,20 +53,21 @@ def order(jobs: Iterable[WaitingJob]) -> list[WaitingJob]:
 
 def plan(jobs: Iterable[WaitingJob], cards: Iterable[OpenCard]) -> list[Give]:
     """The images to hand out now, in order. Every card gets `SLOTS` images at the most."""
-    slots = {card.info.card_id: card.busy for card in cards}
     by_id = {card.info.card_id: card for card in cards}
+    slots = {card_id: card.busy for card_id, card in by_id.items()}
     gives: list[Give] = []
     for job in order(jobs):
         capable = [card for card in by_id.values() if not can_run(job.request, card.info)]
         if not capable:
             continue
-        waiting = list(job.waiting)
-        while waiting:
-            index = waiting[0]
-            card = _choose(job, index, capable, slots, len(waiting))
-            if card is None:
+        left = len(job.waiting)
+        for index in job.waiting:
+            if all(slots[card.info.card_id] >= SLOTS for card in capable):
                 break
-            waiting.pop(0)
+            card = _choose(job, index, capable, slots, left)
+            if card is None:
+                continue  # the next image may go to a card that this one avoids
+            left -= 1
             slots[card.info.card_id] += 1
             gives.append(Give(job.job_id, index, card.info.card_id))
     return gives

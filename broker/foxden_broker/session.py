@@ -9,6 +9,7 @@ from typing import Protocol
 
 from foxden_broker.tokens import random_id
 from foxden_proto.link import BrokerLink
+from foxden_proto.states import LinkState
 from foxden_proto.timers import Timers
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,8 @@ class Session:
         if before is not None:
             self._unsent.put_nowait(None)
             self.link.lost(time.monotonic())
+        if self.link.state is LinkState.CLOSED:  # it said goodbye, and was started again
+            self.link = BrokerLink(self.link.timers, time.monotonic())
         self._unsent = asyncio.Queue()
         self.session_id = random_id(16)
         self.link.opened(time.monotonic())

@@ -37,12 +37,13 @@ class Certificate:
 def own_certificate(folder: Path, now: dt.datetime) -> Certificate:
     """The certificate of this broker's own CA, made or renewed where needed."""
     ca_key_path, ca_path = folder / "ca.key", folder / "ca.pem"
+    server, server_key = folder / "server.pem", folder / "server.key"
     if not ca_path.exists() or not ca_key_path.exists():
+        server.unlink(missing_ok=True)  # signed by a CA that is gone
         ca_key = ec.generate_private_key(ec.SECP256R1())
         write_private(ca_key_path, _key_pem(ca_key))
         write_private(ca_path, _pem(_ca(ca_key, now)))
     ca = x509.load_pem_x509_certificate(ca_path.read_bytes())
-    server, server_key = folder / "server.pem", folder / "server.key"
     if not server_key.exists() or not _lasts(server, now):
         ca_key = serialization.load_pem_private_key(ca_key_path.read_bytes(), None)  # type: ignore[assignment]
         key = ec.generate_private_key(ec.SECP256R1())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import random
+import re
 import unicodedata
 from dataclasses import dataclass
 
@@ -42,8 +43,11 @@ def check_submit(submit: SubmitRequest, draw_seed: random.Random) -> CheckedSubm
     request.CopyFrom(submit.request)
     _check_text("prompt", request.prompt, smallest=1)
     _check_text("negative_prompt", request.negative_prompt, smallest=0)
-    if len(request.model) > limits.NAME_CHARACTERS[1]:
-        raise invalid("model", "model is too long", f"at most {limits.NAME_CHARACTERS[1]} letters")
+    if len(request.model) > limits.NAME_CHARACTERS[1] or not request.model.isprintable():
+        most = limits.NAME_CHARACTERS[1]
+        raise invalid("model", "model is unusable", f"a name of up to {most} letters")
+    if not re.fullmatch(r"([0-9a-f]{64})?", request.model_sha256):
+        raise invalid("model_sha256", "model_sha256 is no hash", "64 hex digits in lower case")
     if request.HasField("steps"):
         _check_range("steps", request.steps, limits.STEPS)
     if request.HasField("guidance_scale"):

@@ -1,7 +1,10 @@
 """From blocking code into one event loop on a background thread.
 
 All blocking clients of a process share it: grpc.aio is at its best with one loop, and a thread
-per client buys nothing. A forked child gets its own, since threads do not survive a fork.
+per client buys nothing.
+
+Threads do not survive a fork, and the one that polls for grpc.aio is started once per process: in
+a child of a process that has used it, a call would wait for ever. Such a call is refused.
 """
 
 from __future__ import annotations
@@ -12,6 +15,8 @@ import os
 import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
+
+from foxden.errors import FoxdenError
 
 T = TypeVar("T")
 
@@ -71,12 +76,23 @@ _portal: Portal | None = None
 
 
 def portal() -> Portal:
-    """This process's portal."""
+    """This process's portal. Raises FoxdenError in a fork of a process that had one."""
     global _portal
     with _lock:
-        if _portal is None or _portal.pid != os.getpid():
+        if _portal is None:
             _portal = Portal()
-        return _portal
+    if _portal.pid != os.getpid():
+        raise FoxdenError(
+            "this process was forked from one that had already called Foxden, and its connection "
+            "does not survive that: make the first call after the fork, or start processes with "
+            'multiprocessing.get_context("spawn")'
+        )
+    return _portal
+
+
+def usable() -> bool:
+    """Whether this process has a portal; a fork only has the memory of one."""
+    return _portal is not None and _portal.pid == os.getpid()
 
 
 def _after_fork() -> None:

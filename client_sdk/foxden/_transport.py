@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import random
-import ssl
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
@@ -19,7 +15,8 @@ import grpc.aio
 from foxden._translate import retryable, translate
 from foxden.config import Config
 from foxden.errors import FoxdenError, Unavailable, WrongBroker
-from foxden_proto.address import CERTIFICATE_NAME, Address, ca_pin
+from foxden_proto import trust
+from foxden_proto.address import CERTIFICATE_NAME, Address
 from foxden_proto.v1.generation_pb2_grpc import GenerationStub
 from foxden_proto.v1.pool_pb2_grpc import AdminStub, PoolStub
 
@@ -29,8 +26,6 @@ if TYPE_CHECKING:  # known to the type checker alone
 
 RETRY_FOR = 60.0  # seconds a call keeps trying an unreachable broker
 ATTEMPT_SECONDS = 20.0  # for one try of a call with one answer
-_CA_SECONDS = 10.0
-_CA_BYTES = 64 * 1024
 _MIB = 1024 * 1024
 
 T = TypeVar("T")
@@ -58,7 +53,7 @@ def delays(first: float = 0.1, most: float = 3.0, jitter: float = 0.5) -> Iterat
     """Seconds to wait before each new try: doubling, with jitter, for ever."""
     delay = first
     while True:
-        yield delay * random.uniform(1 - jitter, 1 + jitter)  # noqa: S311 - not a secret
+        yield delay * random.uniform(1 - jitter, 1 + jitter)
         delay = min(delay * 2, most)
 
 
@@ -102,6 +97,10 @@ class Transport:
     def where(self) -> str:
         return f"the broker at {self.address.grpc_target}"
 
+    @property
+    def opened(self) -> bool:
+        return self._channel is not None
+
     def patience(self) -> Patience:
         return Patience(self.retry_for, self.where)
 
@@ -139,52 +138,12 @@ async def open_channel(address: Address) -> grpc.aio.Channel:
     if not address.pin:
         credentials = grpc.ssl_channel_credentials()
         return grpc.aio.secure_channel(address.grpc_target, credentials, options=_OPTIONS)
-    root = pinned_root(await asyncio.to_thread(_fetch_ca, address), address)
+    try:
+        root = await asyncio.to_thread(trust.pinned_root, address)
+    except trust.WrongBroker as error:
+        raise WrongBroker(str(error)) from None
+    except trust.BrokerUnreachable as error:
+        raise Unavailable(str(error)) from None
     credentials = grpc.ssl_channel_credentials(root.encode())
     options = [*_OPTIONS, ("grpc.ssl_target_name_override", CERTIFICATE_NAME)]
     return grpc.aio.secure_channel(address.grpc_target, credentials, options=options)
-
-
-def pinned_root(pem: str, address: Address) -> str:
-    """The one certificate to trust, rebuilt from the bytes that the pin was compared with.
-
-    What was served must not be used as it came: a reader of PEM stops at the first certificate's
-    padding, gRPC does not. The real CA, which is public, with an impostor's appended would pass
-    the comparison, and both would be trusted.
-    """
-    try:
-        root = ssl.DER_cert_to_PEM_cert(ssl.PEM_cert_to_DER_cert(pem.strip()))
-        pin = ca_pin(root)
-    except ValueError:
-        pin = ""
-    if not hmac.compare_digest(pin, address.pin):
-        raise WrongBroker(
-            f"what answers at {address.grpc_target} is not the broker this address names: "
-            "its CA does not match the pin. Ask the administrator for the current address"
-        )
-    return root
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_: object) -> None:
-        return None
-
-
-def _fetch_ca(address: Address) -> str:
-    """The CA as served, which proves nothing yet: hence no verification, and no secret sent."""
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    opener = urllib.request.build_opener(
-        urllib.request.ProxyHandler({}),
-        urllib.request.HTTPSHandler(context=context),
-        _NoRedirect(),
-    )
-    try:
-        with opener.open(f"{address.http_url}/ca.pem", timeout=_CA_SECONDS) as answer:
-            return str(answer.read(_CA_BYTES).decode("ascii", "replace"))
-    except (OSError, urllib.error.URLError) as error:
-        raise Unavailable(
-            f"the CA of the broker at {address.http_url} cannot be fetched ({error}): "
-            "check that it runs and that the HTTP port in the address is right"
-        ) from None

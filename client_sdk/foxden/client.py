@@ -77,7 +77,7 @@ class AsyncClient:
                     collected.add(event)
                     if on_event is not None:
                         on_event(event)
-            return await job.conclude(collected)
+            return await job._conclude(collected)
         except FoxdenError:
             raise
         except BaseException:  # cancelled, or `on_event` failed: nobody waits any more
@@ -187,6 +187,11 @@ class AsyncClient:
         """Make a token useless from now on. Raises NotFound."""
         request = pool_pb2.RevokeTokenRequest(token_id=token_id)
         return pool.token(await self._ask(lambda stubs: stubs.admin.RevokeToken, request))
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is anything to close."""
+        return self._transport.opened
 
     async def close(self) -> None:
         """Close the connection. Jobs go on."""

@@ -118,7 +118,7 @@ class AsyncJob(Handle):
             collected.add(event)
             if isinstance(event, events.PictureReady):
                 yield event.picture
-        await self.conclude(collected)
+        await self._conclude(collected)
 
     async def result(self, timeout: float | None = None) -> Result:
         """Wait for all pictures.
@@ -129,9 +129,9 @@ class AsyncJob(Handle):
         collected = Collected(self._info)
         async for event in self.watch(timeout):
             collected.add(event)
-        return await self.conclude(collected)
+        return await self._conclude(collected)
 
-    async def conclude(self, collected: Collected) -> Result:
+    async def _conclude(self, collected: Collected) -> Result:
         """The result of a watched job, or its error with every attempt that failed."""
         if isinstance(collected.last, events.Done):
             return collected.result()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -47,8 +48,7 @@ class Card:
     reasons: tuple[str, ...]  # why it is not ready
     running: int  # images on it now
     models: tuple[str, ...]
-    samplers: tuple[str, ...]
-    schedules: tuple[str, ...]
+    samplers: Mapping[str, tuple[str, ...]]  # each with the schedules it runs with
     memory_total: int  # bytes
     memory_used: int | None
     temperature: float | None  # degrees Celsius
@@ -122,8 +122,7 @@ def card(told: pool_pb2.Card) -> Card:
         reasons=tuple(told.reasons),
         running=told.running,
         models=tuple(offered.name for offered in info.models),
-        samplers=tuple(info.samplers),
-        schedules=tuple(info.schedules),
+        samplers={sampler.name: tuple(sampler.schedules) for sampler in info.samplers},
         memory_total=info.memory_total,
         memory_used=readings.memory_used if readings.HasField("memory_used") else None,
         temperature=readings.temperature if readings.HasField("temperature") else None,

@@ -1,20 +1,19 @@
 """The blocking client: an AsyncClient on a background event loop.
 
-Works where a loop already runs (Jupyter), in threads, and in a forked child.
+Works where a loop already runs (Jupyter) and in threads; `_portal` says what a fork means for it.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import functools
 import os
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from foxden import events, pool
-from foxden._portal import Portal, portal, wait
+from foxden._portal import portal, usable, wait
 from foxden._requests import Options
 from foxden._transport import RETRY_FOR
 from foxden._uploads import Photo
@@ -49,9 +48,7 @@ class Client:
         home: str | os.PathLike[str] | None = None,
         retry_for: float = RETRY_FOR,
     ) -> None:
-        self._make = functools.partial(AsyncClient, url, token, home=home, retry_for=retry_for)
-        self._portal: Portal | None = None
-        self._client = self._make()
+        self._client = AsyncClient(url, token, home=home, retry_for=retry_for)
 
     @property
     def url(self) -> str:
@@ -137,8 +134,8 @@ class Client:
         same request within 24 hours answers with the first one's job. Raises what `generate`
         raises before anything is queued.
         """
-        inner = self._bound()
-        future = self._run.start(inner.submit(prompt, timeout=timeout, **options))
+        run = portal()
+        future = run.start(self._client.submit(prompt, timeout=timeout, **options))
         try:
             return Job(self, wait(future))
         except FoxdenError:
@@ -163,49 +160,54 @@ class Client:
 
     def get(self, job_id: str) -> Job:
         """A job by its id. Raises NotFound."""
-        return Job(self, self._call(self._bound().get(job_id)))
+        return Job(self, self._call(self._client.get(job_id)))
 
     def jobs(self, state: str | None = None, limit: int = 50) -> list[Job]:
         """The newest jobs, `limit` at most; of one state (queued, running, ...) where named."""
-        return [Job(self, job) for job in self._call(self._bound().jobs(state, limit))]
+        return [Job(self, job) for job in self._call(self._client.jobs(state, limit))]
 
     def cancel(self, job_id: str) -> Job:
         """Ask that a job stop: queued images at once, running ones at their next step."""
-        return Job(self, self._call(self._bound().cancel(job_id)))
+        return Job(self, self._call(self._client.cancel(job_id)))
 
     def models(self) -> list[pool.Model]:
         """The models that cards of the pool offer."""
-        return self._call(self._bound().models())
+        return self._call(self._client.models())
 
     def cards(self) -> list[pool.Card]:
         """The cards of the pool, online or not."""
-        return self._call(self._bound().cards())
+        return self._call(self._client.cards())
 
     def upload(self, photo: Photo) -> str:
         """Send a picture once (PIL.Image, path or bytes; 64 MiB at most); returns its id.
 
         PNG, JPEG and WebP files travel as they are. Raises InvalidRequest (`photo`).
         """
-        return self._call(self._bound().upload(photo))
+        return self._call(self._client.upload(photo))
 
     def tokens(self) -> list[pool.Token]:
         """The account's tokens, without their secrets. Needs a token of scope admin."""
-        return self._call(self._bound().tokens())
+        return self._call(self._client.tokens())
 
     def create_token(
         self, member: str, scopes: list[str], expires_in: float | None = None
     ) -> pool.NewToken:
         """Make a token (scopes: generate, admin, agent), for `expires_in` seconds or for ever."""
-        return self._call(self._bound().create_token(member, scopes, expires_in))
+        return self._call(self._client.create_token(member, scopes, expires_in))
 
     def revoke_token(self, token_id: str) -> pool.Token:
         """Make a token useless from now on. Raises NotFound."""
-        return self._call(self._bound().revoke_token(token_id))
+        return self._call(self._client.revoke_token(token_id))
 
     def close(self) -> None:
         """Close the connection. Jobs go on. A client that is used again connects again."""
-        if self._portal is not None and self._portal.pid == os.getpid():
-            self._portal.call(self._client.close())
+        if self.connected:
+            self._call(self._client.close())
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection of this process to close."""
+        return self._client.connected and usable()
 
     def __enter__(self) -> Self:
         return self
@@ -218,22 +220,13 @@ class Client:
     ) -> None:
         self.close()
 
-    @property
-    def _run(self) -> Portal:
-        self._bound()
-        assert self._portal is not None
-        return self._portal
-
-    def _bound(self) -> AsyncClient:
-        """The asynchronous client of this process; a forked child must not use its parent's."""
-        if self._portal is None or self._portal.pid != os.getpid():
-            if self._portal is not None:
-                self._client = self._make()
-            self._portal = portal()
-        return self._client
-
     def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        return self._run.call(coroutine)
+        try:
+            run = portal()
+        except FoxdenError:
+            coroutine.close()
+            raise
+        return run.call(coroutine)
 
 
 class Job(Handle):
@@ -275,11 +268,11 @@ class Job(Handle):
         return self
 
     def _conclude(self, collected: Collected) -> Result:
-        return self._call(self._job.conclude(collected))
+        return self._call(self._job._conclude(collected))
 
     def _cancel_quietly(self) -> None:
         """Cancel without a word, and without waiting long: its caller is leaving."""
-        future = self._client._run.start(self._job.cancel())
+        future = portal().start(self._job.cancel())
         try:
             wait(future, _LAST_WORD_SECONDS)
         except (FoxdenError, TimeoutError, concurrent.futures.CancelledError):

@@ -93,7 +93,7 @@ def parse(url: str) -> Address:
     if "pin" in query and not re.fullmatch(r"[0-9a-f]{64}", pin):
         raise AddressError("the pin in the address is not 64 hex digits: copy the whole address")
     http = query.get("http", str(DEFAULT_HTTP_PORT))
-    if not http.isascii() or not http.isdigit() or not 0 < int(http) < 65536:
+    if not re.fullmatch(r"[0-9]{1,5}", http) or not 0 < int(http) < 65536:
         raise AddressError(f"the HTTP port {http!r} in the address is not a port: use 1 to 65535")
     if port == 0:
         raise AddressError(f"port 0 in {url!r} is not a port: use 1 to 65535")

@@ -120,8 +120,9 @@ class _Link:
         self._out.clear()
         if self.state in (LinkState.CLOSED, LinkState.DISCONNECTED):
             return
+        if self.up:  # a dial that fails at its hello must not make the grace any longer
+            self._lost_at = now
         self._advance(LinkEvent.LOST)
-        self._lost_at = now
 
     def silent_for(self, now: float) -> float:
         return now - self._heard
@@ -174,10 +175,12 @@ class AgentLink(_Link):
 
     def receive(self, data: bytes, now: float) -> list[Event]:
         name, payload = self._decode(data, pb.BrokerFrame, now)
-        if not name:
-            return []
+        if not name or self.state is LinkState.CLOSED:
+            return []  # what was under way when we said goodbye
         if self.state is LinkState.HELLO and name not in ("welcome", "rejected", "goodbye"):
             raise LinkError(f"the broker sent {name} before it answered the hello")
+        if self.state is not LinkState.HELLO and not self.up:
+            raise LinkError(f"the broker sent {name} in state {self.state.value}")
         handler = getattr(self, f"_on_{name}", None)
         return [payload] if handler is None else handler(payload, now)
 
@@ -231,12 +234,18 @@ class AgentLink(_Link):
     def _on_assignment(self, assignment: pb.Assignment, now: float) -> list[Event]:
         if not assignment.tasks:
             raise LinkError("an assignment without tasks")
-        keys = [LeaseKey.of(task.lease) for task in assignment.tasks]
-        if all(key in self.held for key in keys):
-            self.acknowledge(keys)  # said twice: the answer may have been lost, the work is here
+        images = {(task.lease.job_id, task.lease.index) for task in assignment.tasks}
+        if len(images) != len(assignment.tasks):
+            raise LinkError("an assignment names an image twice")
+        known = [key for task in assignment.tasks if (key := LeaseKey.of(task.lease)) in self.held]
+        if known:
+            self.acknowledge(known)  # said twice: the answer may have been lost, the work is here
+        tasks = [task for task in assignment.tasks if LeaseKey.of(task.lease) not in self.held]
+        keys = [LeaseKey.of(task.lease) for task in tasks]
+        if not keys:
             return []
         if self.state is LinkState.DRAINING:
-            self.refuse(keys, self._draining or "the agent is draining")
+            self.refuse(keys, self._draining or "the link is draining")
             return []
         if len(self.held) + len(keys) > limits.HELD_LEASES:
             self.refuse(keys, f"the agent holds {len(self.held)} images already")
@@ -244,12 +253,13 @@ class AgentLink(_Link):
         # A newer lease of a task that is still held here means the older one was given up by
         # the broker: two tries of one image on one card would fight over it.
         images = {(key.job_id, key.index) for key in keys}
-        stale = tuple(k for k in self.held if (k.job_id, k.index) in images and k not in keys)
+        stale = tuple(key for key in self.held if (key.job_id, key.index) in images)
         for key in stale:
             del self.held[key]
         for key in keys:
-            self.held.setdefault(key, _Held())
-        return [*([Dropped(stale)] if stale else []), assignment]
+            self.held[key] = _Held()
+        fresh = pb.Assignment(card_id=assignment.card_id, tasks=tasks)
+        return [*([Dropped(stale)] if stale else []), fresh]
 
     def _on_settled(self, settled: pb.Settled, now: float) -> list[Event]:
         self.held.pop(LeaseKey.of(settled.lease), None)
@@ -324,7 +334,7 @@ class AgentLink(_Link):
 
     def drain(self, reason: str) -> None:
         """Finish what is held, take nothing new. Holds over reconnects."""
-        self._draining = reason
+        self._draining = reason or "the agent is draining"
         if self.up:
             self._advance(LinkEvent.DRAIN)
             self._put(draining=pb.Draining(reason=reason))
@@ -354,7 +364,8 @@ class BrokerLink(_Link):
         name, payload = self._decode(data, pb.AgentFrame, now)
         if not name:
             return []
-        if (self.state is LinkState.HELLO) != (name == "hello"):
+        fits = self.state is LinkState.HELLO if name == "hello" else self.up
+        if not fits:
             raise LinkError(f"the agent sent {name} in state {self.state.value}")
         if name == "hello":
             check_hello(payload)
@@ -384,6 +395,7 @@ class BrokerLink(_Link):
         late = tuple(key for key, until in self._unacknowledged.items() if now >= until)
         for key in late:
             del self._unacknowledged[key]
+            self.stop(key)  # in case the agent is only slow: nobody waits for these any more
         return [Unacknowledged(late)] if late else []
 
     def lost(self, now: float) -> None:

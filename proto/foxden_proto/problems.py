@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 import grpc
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -81,7 +82,10 @@ def invalid(name: str, message: str, allowed: str) -> Problem:
 
 def from_rpc_error(error: grpc.RpcError) -> Problem | None:
     """The problem inside a failed call, or None where the broker did not send one."""
-    status = rpc_status.from_call(error)
+    try:
+        status = rpc_status.from_call(error)
+    except (DecodeError, ValueError):  # details that something on the way made up
+        return None
     if status is None:
         return None
     for detail in status.details:

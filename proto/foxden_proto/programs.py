@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
-import sys
 import threading
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -65,7 +65,8 @@ async def until_stopped(failed: asyncio.Future[None], *, supervised: bool) -> No
 
 def _stop_at_end_of_input(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
     def read() -> None:
-        while sys.stdin.buffer.read(4096):
+        # Not sys.stdin: Python aborts at exit where a thread still holds its lock.
+        while os.read(0, 4096):
             pass
         with suppress(RuntimeError):  # the loop is closed: it is over anyway
             loop.call_soon_threadsafe(stop.set)

@@ -101,14 +101,12 @@ _J = JobState
 # A job has no events of its own: its state is derived from its tasks by `job_state`. The table
 # says which changes can follow from one event on one task; a test walks them.
 JOB: Mapping[JobState, frozenset[JobState]] = {
-    _J.QUEUED: frozenset({_J.RUNNING, _J.FAILED, _J.CANCELLED, _J.EXPIRED, _J.PARTIAL}),
-    _J.RUNNING: frozenset(
-        {_J.QUEUED, _J.DONE, _J.FAILED, _J.CANCELLED, _J.EXPIRED, _J.PARTIAL}
-    ),
+    _J.QUEUED: frozenset({_J.RUNNING, _J.FAILED, _J.CANCELLED, _J.EXPIRED}),
+    _J.RUNNING: frozenset({_J.QUEUED, _J.DONE, _J.FAILED, _J.CANCELLED, _J.EXPIRED, _J.PARTIAL}),
     _J.DONE: frozenset(),
     _J.FAILED: frozenset({_J.QUEUED}),
-    _J.CANCELLED: frozenset({_J.QUEUED}),
-    _J.EXPIRED: frozenset({_J.QUEUED}),
+    _J.CANCELLED: frozenset(),
+    _J.EXPIRED: frozenset(),
     _J.PARTIAL: frozenset({_J.RUNNING}),
 }
 JOB_ENDED = frozenset({_J.DONE, _J.FAILED, _J.CANCELLED, _J.EXPIRED, _J.PARTIAL})

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hmac
 import ssl
-import urllib.error
 import urllib.request
+from http.client import HTTPException
 
 from foxden_proto.address import Address, ca_pin
 
@@ -41,7 +41,7 @@ def check_root(pem: str, address: Address) -> str:
         pin = ca_pin(root)
     except ValueError:
         root, pin = "", ""
-    if not hmac.compare_digest(pin, address.pin):
+    if not pin or not hmac.compare_digest(pin, address.pin):
         raise WrongBroker(
             f"what answers at {address.grpc_target} is not the broker this address names: "
             "its CA does not match the pin. Ask the administrator for the current address"
@@ -82,7 +82,7 @@ def _fetch_ca(address: Address) -> str:
     try:
         with opener.open(f"{address.http_url}/ca.pem", timeout=_CA_SECONDS) as answer:
             return str(answer.read(_CA_BYTES).decode("ascii", "replace"))
-    except (OSError, urllib.error.URLError) as error:
+    except (OSError, HTTPException, ValueError) as error:  # ValueError: an impossible host name
         raise BrokerUnreachable(
             f"the CA of the broker at {address.http_url} cannot be fetched ({error}): "
             "check that it runs and that the HTTP port in the address is right"

@@ -21,8 +21,12 @@ from foxden_agent.engine.errors import BadRequest, OutOfMemory
 from foxden_agent.engine.infotext import infotext
 from foxden_agent.engine.loading import load_pipeline, weights_bytes
 from foxden_agent.engine.sampler_driver import OnEvent, SamplerDriver, ShouldStop
-from foxden_agent.engine.samplers import NoSuchCombination, samplers, scheduler_options
-from foxden_proto.samplers import SCHEDULES
+from foxden_agent.engine.samplers import (
+    NoSuchCombination,
+    samplers,
+    scheduler_options,
+    schedules,
+)
 from foxden_proto.v1.engine_pb2 import (
     Batch,
     Device,
@@ -34,9 +38,11 @@ from foxden_proto.v1.engine_pb2 import (
     ModelSource,
 )
 from foxden_proto.v1.generation_pb2 import ImageRequest
+from foxden_proto.v1.pool_pb2 import Sampler
 
 PNG_LEVEL = 4
 _SHARED = ("steps", "sampler", "schedule", "guidance_scale", "width", "height")
+_COMPLETE = frozenset({"steps", "sampler", "guidance_scale", "width", "height", "seed"})
 
 
 class DiffusersEngine:
@@ -58,8 +64,7 @@ class DiffusersEngine:
         return EngineDescription(
             device=_describe_device(self._device),
             devices=devices,
-            samplers=samplers(),
-            schedules=SCHEDULES,
+            samplers=[Sampler(name=name, schedules=schedules(name)) for name in samplers()],
             versions=f"torch {torch.__version__.partition('+')[0]}, "
             f"diffusers {diffusers.__version__}",
         )
@@ -221,9 +226,9 @@ def _shared_request(batch: Batch) -> ImageRequest:
         for name in _SHARED:
             if getattr(item.request, name) != getattr(first, name):
                 raise BadRequest(f"the items of a batch must share {name}")
-        for name in ("steps", "width", "height", "guidance_scale", "seed"):
-            if not item.request.HasField(name):
-                raise BadRequest(f"{name} is missing: a batch comes with every default filled in")
+        missing = _COMPLETE - {field.name for field, _ in item.request.ListFields()}
+        if missing:
+            raise BadRequest(f"{min(missing)} is missing: a batch comes with all defaults set")
     return first
 
 

@@ -50,6 +50,7 @@ _TABLE: Mapping[str, _Row] = {
     "DPM++ 3M SDE": _Row(
         "DPMSolverMultistepScheduler",
         "exponential",
+        schedules=_ALL - {"beta"},  # seen to diverge: its last steps are too long for third order
         options={"algorithm_type": "sde-dpmsolver++", "solver_order": 3},
     ),
     "Heun": _Row("HeunDiscreteScheduler"),

@@ -64,7 +64,7 @@ def serve(socket: Path | None, secret: str, device: str) -> tuple[grpc.Server, s
     return server, address
 
 
-class _SecretRequired(grpc.ServerInterceptor):  # type: ignore[misc] # untyped base class
+class _SecretRequired(grpc.ServerInterceptor):
     """Refuses every call that doesn't carry the secret; other users can reach a loopback port."""
 
     def __init__(self, secret: str) -> None:
@@ -73,7 +73,7 @@ class _SecretRequired(grpc.ServerInterceptor):  # type: ignore[misc] # untyped b
         def refuse(request: object, context: grpc.ServicerContext) -> None:
             context.abort(grpc.StatusCode.UNAUTHENTICATED, "wrong secret")
 
-        self._refusal = grpc.unary_unary_rpc_method_handler(refuse)
+        self._refusal: Any = grpc.unary_unary_rpc_method_handler(refuse)
 
     def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
         given = dict(handler_call_details.invocation_metadata).get(SECRET_KEY, "")

@@ -7,6 +7,7 @@ Served on a unix socket (loopback with the same secret on Windows); the agent is
 
 from collections import abc as _abc
 from foxden_proto.v1 import generation_pb2 as _generation_pb2
+from foxden_proto.v1 import pool_pb2 as _pool_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
@@ -71,7 +72,6 @@ class EngineDescription(_message.Message):
     DEVICE_FIELD_NUMBER: _builtins.int
     DEVICES_FIELD_NUMBER: _builtins.int
     SAMPLERS_FIELD_NUMBER: _builtins.int
-    SCHEDULES_FIELD_NUMBER: _builtins.int
     VERSIONS_FIELD_NUMBER: _builtins.int
     versions: _builtins.str
     """"torch 2.13.0, diffusers 0.42.1" """
@@ -84,21 +84,18 @@ class EngineDescription(_message.Message):
         """all that torch sees"""
 
     @_builtins.property
-    def samplers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
-    @_builtins.property
-    def schedules(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def samplers(self) -> _containers.RepeatedCompositeFieldContainer[_pool_pb2.Sampler]: ...
     def __init__(
         self,
         *,
         device: Global___Device | None = ...,
         devices: _abc.Iterable[Global___Device] | None = ...,
-        samplers: _abc.Iterable[_builtins.str] | None = ...,
-        schedules: _abc.Iterable[_builtins.str] | None = ...,
+        samplers: _abc.Iterable[_pool_pb2.Sampler] | None = ...,
         versions: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["device", b"device"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "devices", b"devices", "samplers", b"samplers", "schedules", b"schedules", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "devices", b"devices", "samplers", b"samplers", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

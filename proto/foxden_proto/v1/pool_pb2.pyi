@@ -128,6 +128,34 @@ class Model(_message.Message):
 Global___Model: _TypeAlias = Model  # noqa: Y015
 
 @_typing.final
+class Sampler(_message.Message):
+    """A sampler with the schedules it runs with; not every pair exists."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SCHEDULES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """e.g. "DPM++ 2M" """
+    @_builtins.property
+    def schedules(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """e.g. "karras"; "automatic" is always among them"""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        schedules: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "schedules", b"schedules"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Sampler: _TypeAlias = Sampler  # noqa: Y015
+
+@_typing.final
 class CardInfo(_message.Message):
     """One compute device of an agent, as the agent describes it."""
 
@@ -139,7 +167,6 @@ class CardInfo(_message.Message):
     MEMORY_TOTAL_FIELD_NUMBER: _builtins.int
     MODELS_FIELD_NUMBER: _builtins.int
     SAMPLERS_FIELD_NUMBER: _builtins.int
-    SCHEDULES_FIELD_NUMBER: _builtins.int
     ENGINE_FIELD_NUMBER: _builtins.int
     card_id: _builtins.str
     """stable for this device on this machine, up to 64 characters"""
@@ -154,11 +181,9 @@ class CardInfo(_message.Message):
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___Model]: ...
     @_builtins.property
-    def samplers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+    def samplers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Sampler]:
         """that its engine can run"""
 
-    @_builtins.property
-    def schedules(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
@@ -167,13 +192,12 @@ class CardInfo(_message.Message):
         device: _builtins.str = ...,
         memory_total: _builtins.int = ...,
         models: _abc.Iterable[Global___Model] | None = ...,
-        samplers: _abc.Iterable[_builtins.str] | None = ...,
-        schedules: _abc.Iterable[_builtins.str] | None = ...,
+        samplers: _abc.Iterable[Global___Sampler] | None = ...,
         engine: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["card_id", b"card_id", "device", b"device", "engine", b"engine", "memory_total", b"memory_total", "models", b"models", "name", b"name", "samplers", b"samplers", "schedules", b"schedules"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["card_id", b"card_id", "device", b"device", "engine", b"engine", "memory_total", b"memory_total", "models", b"models", "name", b"name", "samplers", b"samplers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+
 from foxden_broker import blobs as module
 from foxden_broker.blobs import BlobMismatch, BlobMissing, BlobTooBig, FolderBlobs
 from foxden_broker.store.base import StorageFull, StoreError

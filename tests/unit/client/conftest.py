@@ -12,6 +12,7 @@ import io
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -101,8 +102,9 @@ class Broker(GenerationServicer, PoolServicer, AdminServicer):
     )
     requests: dict[str, list[Any]] = field(default_factory=dict)
     tokens_seen: set[str] = field(default_factory=set)
-    downloads: Callable[[int], bytes] = staticmethod(lambda index: png(7 + index))
+    downloads: Callable[[int], bytes] = field(default=lambda index: png(7 + index))
     download_hold: dict[int, Hold] = field(default_factory=dict)
+    submit_hold: Hold | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
     url: str = ""
 
@@ -120,6 +122,8 @@ class Broker(GenerationServicer, PoolServicer, AdminServicer):
 
     async def Submit(self, request, context):
         await self._asked("Submit", request, context)
+        if self.submit_hold is not None:
+            await _held(self.submit_hold)
         self.job.count = request.count
         self.job.request.CopyFrom(request.request)
         return pb.SubmitResponse(job=self.job, queued=pb.Queued(position=0))
@@ -200,7 +204,7 @@ class Broker(GenerationServicer, PoolServicer, AdminServicer):
 
 async def _held(hold: Hold) -> None:
     hold.reached.set()
-    while not hold.release.is_set():
+    while not hold.release.is_set():  # noqa: ASYNC110 - set from the test's thread
         await asyncio.sleep(0.01)
 
 
@@ -270,3 +274,24 @@ def client(broker: Broker):
 
     with foxden.Client(broker.url, TOKEN, retry_for=5) as client:
         yield client
+
+
+@pytest.fixture
+def say() -> SimpleNamespace:
+    """The words of a script."""
+    return SimpleNamespace(
+        Drop=Drop,
+        Hold=Hold,
+        JOB=JOB,
+        TOKEN=TOKEN,
+        ended=ended,
+        event=event,
+        picture=picture,
+        png=png,
+        progress=lambda cursor, index, step, steps=2: event(
+            cursor, progress=pb.Progress(index=index, step=step, steps=steps)
+        ),
+        queued=lambda cursor, position: event(cursor, queued=pb.Queued(position=position)),
+        started=lambda cursor, index: event(cursor, started=pb.Started(index=index, card="k")),
+        told=told,
+    )

@@ -1,0 +1,167 @@
+"""Real processes for system tests: brokers, agents and their engines, started, killed and counted.
+
+Protocol timers run ten times faster (FOXDEN_TIME_SCALE); diffusers and the demo model are real.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+import foxden
+from foxden_proto.timers import Timers
+
+TIME_SCALE = 0.1
+TIMERS = Timers().scaled(TIME_SCALE)
+START_SECONDS = 90
+
+
+class Process:
+    """One of our programs, supervised through its standard input, with its log in a file."""
+
+    def __init__(self, module: str, arguments: list[str], log: Path, **environment: str) -> None:
+        self.log = log
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", module, "--json", "--supervised", *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log.open("ab"),
+            env={**os.environ, "FOXDEN_TIME_SCALE": str(TIME_SCALE), **environment},
+        )
+        self.pid = self._process.pid
+
+    def ready(self) -> dict[str, str]:
+        """Its one line of JSON. Fails with its log if it ends instead."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        assert line, f"{self.log.name}: ended with {self._process.wait(10)}\n{self.log.read_text()}"
+        return json.loads(line)
+
+    def descendants(self) -> list[psutil.Process]:
+        try:
+            return psutil.Process(self.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            return []
+
+    def kill(self) -> list[psutil.Process]:
+        """kill -9; what it had started is returned, for a test to see that it goes too."""
+        left = self.descendants()
+        self._process.kill()
+        self._process.wait()
+        return left
+
+    def signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def stop(self) -> int:
+        """Close its standard input, as a supervisor that dies does."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        try:
+            return self._process.wait(15)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            raise
+        finally:
+            self._process.stdout.close()
+
+    def discard(self) -> None:
+        with suppress(Exception):
+            if self._process.poll() is None:
+                self._process.kill()
+                self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            with suppress(OSError):
+                if stream is not None:
+                    stream.close()
+
+
+class Pool:
+    """A broker and its agents in one folder; everything can be killed and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.url = self.http = self.token = ""
+        self.agent_token = ""
+        self.broker: Process | None = None
+        self.agents: dict[str, Process] = {}
+        self._everything: list[Process] = []
+        self._clients: list[foxden.Client] = []
+
+    def start_broker(self, *arguments: str, **environment: str) -> Process:
+        """The first start takes free ports; later ones the same again, as a service would."""
+        ports = ["--grpc-port", "0", "--http-port", "0"]
+        if self.url:
+            from foxden_proto.address import parse
+
+            address = parse(self.url)
+            ports = ["--grpc-port", str(address.grpc_port), "--http-port", str(address.http_port)]
+        home = ["--home", str(self.folder / "broker")]
+        log = self.folder / "broker.log"
+        self.broker = Process("foxden_broker", [*home, *ports, *arguments], log, **environment)
+        self._everything.append(self.broker)
+        ready = self.broker.ready()
+        self.url, self.http, self.token = ready["url"], ready["http"], ready["token"]
+        if not self.agent_token:
+            created = self.client().create_token("agents", ["agent"])
+            self.agent_token = created.secret
+        return self.broker
+
+    def start_agent(
+        self, name: str = "one", *, broker: str = "", wait: bool = True, **environment: str
+    ) -> Process:
+        arguments = ["--home", str(self.folder / name), "--broker", broker or self.url]
+        arguments += ["--device", "cpu", "--name", name]
+        log = self.folder / f"{name}.log"
+        agent = Process(
+            "foxden_agent", arguments, log, FOXDEN_TOKEN=self.agent_token, **environment
+        )
+        self.agents[name] = agent
+        self._everything.append(agent)
+        if wait:
+            agent.ready()
+        return agent
+
+    def client(self, token: str = "", url: str = "") -> foxden.Client:
+        client = foxden.Client(url or self.url, token=token or self.token)
+        self._clients.append(client)
+        return client
+
+    def engine_of(self, name: str = "one") -> psutil.Process:
+        """The engine child of an agent."""
+        found = [p for p in self.agents[name].descendants() if "foxden_agent.engine" in p.cmdline()]
+        assert len(found) == 1, found
+        return found[0]
+
+    def close(self) -> None:
+        for client in self._clients:
+            client.close()
+        for process in self._everything:
+            process.discard()
+
+
+def wait_until(what: Callable[[], object], seconds: float = 30, why: str = "") -> None:
+    """Poll until it is true; a system test's other process has no event to await."""
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, why or "it did not happen in time"
+        time.sleep(0.02)
+
+
+def gone(processes: list[psutil.Process]) -> bool:
+    """True once none of these runs (a zombie does not)."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                return False
+    return True
