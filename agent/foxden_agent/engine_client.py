@@ -267,6 +267,8 @@ class EngineProcess:
 
     @property
     def _calls(self) -> EngineAsyncStub:
+        if self._process.returncode is not None:
+            raise EngineDied(self._process.returncode, self._last_line)
         assert self._stub is not None, "start() connects before it returns"
         return self._stub
 

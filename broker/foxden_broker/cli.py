@@ -91,4 +91,11 @@ async def _run(args: argparse.Namespace) -> int:
     except (StartError, StoreError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
+    except OSError as error:
+        print(
+            f"The broker cannot go on ({error.strerror or error}): "
+            f"see that {home(args.home)} can be written and has space, then start it again.",
+            file=sys.stderr,
+        )
+        return 1
     return 0

@@ -32,7 +32,7 @@ from foxden.errors import (
 )
 
 if TYPE_CHECKING:
-    from foxden import events
+    from foxden import events, jobs, pool, results
     from foxden.client import AsyncClient
     from foxden.jobs import AsyncJob
     from foxden.pool import Card, Model, NewToken, Token
@@ -66,6 +66,9 @@ __all__ = [
     "WrongBroker",
     "errors",
     "events",
+    "jobs",
+    "pool",
+    "results",
 ]
 
 _HOMES = {
@@ -80,11 +83,12 @@ _HOMES = {
     "Result": "foxden.results",
     "Token": "foxden.pool",
 }
+_MODULES = {"events", "jobs", "pool", "results"}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "events":
-        return importlib.import_module("foxden.events")
+    if name in _MODULES:
+        return importlib.import_module(f"foxden.{name}")
     if name == "__version__":
         from importlib.metadata import version
 

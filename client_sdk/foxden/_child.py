@@ -93,7 +93,8 @@ class Child:
         last = next((line.strip() for line in reversed(lines) if line.strip()), "")
         why = last or f"it ended with code {code}"
         return ChildFailed(
-            f"the {self.name} stopped: {why} (all of it is in {self._log})", exit_code=code
+            f"the {self.name} stopped: {why.rstrip('.')}. All of it is in {self._log}",
+            exit_code=code,
         )
 
     def stop(self, seconds: float) -> None:

@@ -91,6 +91,12 @@ def build(
     return request
 
 
+def check_timeout(timeout: float | None) -> float | None:
+    """Seconds to wait, at least 0; None: for ever. Raises InvalidRequest (`timeout`)."""
+    seconds = _number("timeout", timeout)
+    return None if seconds is None else max(0.0, seconds)
+
+
 def _prompt(field: str, value: object) -> str:
     text = _text(field, value)
     if len(text) > PROMPT_CHARACTERS[1]:

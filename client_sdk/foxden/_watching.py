@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator
 import grpc.aio
 
 from foxden import events
+from foxden._requests import check_timeout
 from foxden._transport import ATTEMPT_SECONDS, Transport
 from foxden.errors import FoxdenError, Timeout, Unavailable
 from foxden.results import Picture
@@ -28,6 +29,7 @@ async def watch(
     The last one comes after every PictureReady. Raises Timeout after `timeout` seconds; the job
     goes on.
     """
+    timeout = check_timeout(timeout)
     queue: asyncio.Queue[events.Event | Exception] = asyncio.Queue(_WAITING_EVENTS)
     producer = asyncio.create_task(_produce(transport, job_id, count, queue))
     loop = asyncio.get_running_loop()
@@ -53,11 +55,11 @@ async def watch(
 def out_of_time(job_id: str, timeout: float | None) -> Timeout:
     if not job_id:
         return Timeout(
-            f"the broker did not take the job within {timeout:g} s: check that it runs, "
+            f"the broker did not take the job within {timeout:.1f} s: check that it runs, "
             "or give it more time"
         )
     return Timeout(
-        f"job {job_id} is not done after {timeout:g} s and goes on: client.get({job_id!r}) "
+        f"job {job_id} is not done after {timeout:.1f} s and goes on: client.get({job_id!r}) "
         f"finds it again, client.cancel({job_id!r}) stops it",
         job_id=job_id,
     )

@@ -71,12 +71,14 @@ class AsyncClient:
         try:
             job = await asyncio.shield(submitting)
             collected = Collected(job.info)
+            watching = contextlib.aclosing(job.watch(_left(timeout, started)))
             with display(progress, job.count) as shown:
-                async for event in job.watch(_left(timeout, started)):
-                    shown.show(event)
-                    collected.add(event)
-                    if on_event is not None:
-                        on_event(event)
+                async with watching as seen:
+                    async for event in seen:
+                        shown.show(event)
+                        collected.add(event)
+                        if on_event is not None:
+                            on_event(event)
             return await job._conclude(collected)
         except FoxdenError:
             raise
@@ -91,6 +93,7 @@ class AsyncClient:
         return await self._submit(prompt, timeout, options)
 
     async def _submit(self, prompt: str, timeout: float | None, options: Options) -> AsyncJob:
+        timeout = _requests.check_timeout(timeout)
         request = _requests.build(prompt, **options)
         try:
             async with asyncio.timeout(timeout):

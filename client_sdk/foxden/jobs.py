@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
@@ -107,17 +108,20 @@ class AsyncJob(Handle):
         broken connection is picked up where it was. Raises Timeout after `timeout` seconds, and
         Unavailable where the broker stays away for `retry_for` seconds.
         """
-        async for event in _watching.watch(self._transport, self.id, self.count, timeout):
-            self._note(event)
-            yield event
+        following = _watching.watch(self._transport, self.id, self.count, timeout)
+        async with contextlib.aclosing(following) as seen:
+            async for event in seen:
+                self._note(event)
+                yield event
 
     async def pictures(self, timeout: float | None = None) -> AsyncGenerator[Picture, None]:
         """Yield pictures as they finish, in any order. Raises what `result` raises, at the end."""
         collected = Collected(self._info)
-        async for event in self.watch(timeout):
-            collected.add(event)
-            if isinstance(event, events.PictureReady):
-                yield event.picture
+        async with contextlib.aclosing(self.watch(timeout)) as seen:
+            async for event in seen:
+                collected.add(event)
+                if isinstance(event, events.PictureReady):
+                    yield event.picture
         await self._conclude(collected)
 
     async def result(self, timeout: float | None = None) -> Result:
@@ -127,8 +131,9 @@ class AsyncJob(Handle):
         and Timeout after `timeout` seconds; the job then goes on.
         """
         collected = Collected(self._info)
-        async for event in self.watch(timeout):
-            collected.add(event)
+        async with contextlib.aclosing(self.watch(timeout)) as seen:
+            async for event in seen:
+                collected.add(event)
         return await self._conclude(collected)
 
     async def _conclude(self, collected: Collected) -> Result:

@@ -337,7 +337,7 @@ class AgentLink(_Link):
         self._draining = reason or "the agent is draining"
         if self.up:
             self._advance(LinkEvent.DRAIN)
-            self._put(draining=pb.Draining(reason=reason))
+            self._put(draining=pb.Draining(reason=self._draining))
 
     def goodbye(self, reason: str) -> None:
         self._put(goodbye=pb.Goodbye(reason=reason))

@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 
 import pytest
+from pictures import matches_prompt
 from PIL import Image
 
 import foxden
@@ -14,22 +15,6 @@ from foxden import events
 pytestmark = [pytest.mark.system, pytest.mark.engine]
 
 PROMPT = "a red cube on a blue background"
-
-
-def is_blue(pixel: tuple[int, ...]) -> bool:
-    return pixel[2] > 120 and pixel[2] > pixel[0] + 60 and pixel[2] > pixel[1] + 40
-
-
-def has_red(image: Image.Image) -> bool:
-    pixels = image.convert("RGB").resize((16, 16)).get_flattened_data()
-    return sum(p[0] > 140 and p[0] > p[1] + 60 and p[0] > p[2] + 60 for p in pixels) >= 8
-
-
-def matches_prompt(image: Image.Image) -> bool:
-    """Blue at the edges, something red inside."""
-    rgb = image.convert("RGB")
-    corners = [(0, 0), (rgb.width - 1, 0), (0, rgb.height - 1), (rgb.width - 1, rgb.height - 1)]
-    return all(is_blue(rgb.getpixel(corner)) for corner in corners) and has_red(rgb)
 
 
 def test_generate_draws_what_the_prompt_says(calm_pool, tmp_path: Path):
@@ -103,9 +88,8 @@ def test_every_parameter_reaches_the_picture(calm_pool):
 
     text = result[0].infotext
     assert result.image.size == (96, 64)
-    for part in (
-        "Negative prompt: red", "Steps: 8", "Sampler: DPM++ 2M SDE", "CFG scale: 4.5", "Size: 96x64",
-    ):
+    assert "Negative prompt: red" in text
+    for part in ("Steps: 8", "Sampler: DPM++ 2M SDE", "CFG scale: 4.5", "Size: 96x64"):
         assert part in text
 
 

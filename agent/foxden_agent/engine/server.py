@@ -7,6 +7,7 @@ import logging
 import queue
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from importlib import metadata
@@ -185,6 +186,7 @@ def _import_engine(device: str) -> tuple[DiffusersEngine, EngineDescription]:
 
 def quiet_libraries() -> None:
     """Errors only: their warnings quote the part of a prompt that is longer than 77 tokens."""
+    warnings.filterwarnings("ignore", module="torchsde")  # once a step, about rounding
     import diffusers
     import transformers
 

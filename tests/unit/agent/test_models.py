@@ -20,7 +20,7 @@ def folder(tmp_path: Path) -> Path:
     return path
 
 
-def _diffusers(folder: Path, name: str, **facts: object) -> Path:
+def _diffusers(folder: Path, name: str, /, **facts: object) -> Path:
     path = folder / name
     (path / "unet").mkdir(parents=True)
     (path / "model_index.json").write_text(json.dumps(INDEX))
@@ -108,9 +108,7 @@ def test_two_models_of_one_name_keep_the_first(
 
 
 @pytest.mark.parametrize("name", ["old.ckpt", "old.pt", "old.bin"])
-def test_pickle_file_is_left_out(
-    folder: Path, caplog: pytest.LogCaptureFixture, name: str
-) -> None:
+def test_pickle_file_is_left_out(folder: Path, caplog: pytest.LogCaptureFixture, name: str) -> None:
     (folder / name).write_bytes(b"\x80\x04")
     assert set(_scan(folder)) == {"foxden-demo"}
     assert "only .safetensors" in caplog.text

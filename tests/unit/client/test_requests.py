@@ -106,6 +106,8 @@ def test_a_failure_that_would_repeat_is_not_repeated(broker, client, failure):
         ("guidance_scale", float("nan")),
         ("guidance_scale", "7"),
         ("deadline", float("inf")),
+        ("timeout", "soon"),
+        ("timeout", float("nan")),
         ("priority", "urgent"),
         ("model", 3),
         ("sampler", "x" * 1_000_000),

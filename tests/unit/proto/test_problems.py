@@ -79,7 +79,9 @@ def test_failed_call_with_foreign_details_is_no_problem_of_ours(
     assert from_rpc_error(error) is None
 
 
-@pytest.mark.parametrize("details", [b"\xff\xff\xff", status_pb2.Status(code=3).SerializeToString()])
+@pytest.mark.parametrize(
+    "details", [b"\xff\xff\xff", status_pb2.Status(code=3).SerializeToString()]
+)
 def test_failed_call_with_damaged_details_is_no_problem_of_ours(details: bytes, call: Call) -> None:
     def end(context: grpc.ServicerContext) -> None:
         context.set_trailing_metadata([("grpc-status-details-bin", details)])

@@ -72,8 +72,7 @@ def test_name_like_no_other_is_refused_without_a_guess() -> None:
 def test_any_text_resolves_to_known_names_or_is_refused(sampler: str, schedule: str) -> None:
     try:
         name, wanted = resolve(sampler, schedule)
-    except UnknownName as error:
-        assert len(error.near) <= 3
+    except UnknownName:
         return
     assert name in ("", *SAMPLERS)
     assert wanted in SCHEDULES

@@ -1,0 +1,149 @@
+"""The link between agent and broker is cut, swallowed, slowed, fed garbage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+
+import httpx
+import pytest
+from cuttable import Relay
+from real_pool import TIMERS, Pool, wait_until
+from websockets.exceptions import ConnectionClosed
+from websockets.protocol import State
+from websockets.sync.client import connect
+
+import foxden
+from foxden import events
+from foxden_proto.address import parse
+from foxden_proto.v1 import link_pb2 as pb
+
+pytestmark = [pytest.mark.system, pytest.mark.engine]
+
+PROMPT = "a red cube on a blue background"
+LONG = {"steps": 150, "width": 128, "height": 128}
+
+
+@pytest.fixture
+def relay(pool: Pool) -> Iterator[Relay]:
+    """A pool whose agent reaches the broker's HTTP port through a relay."""
+    pool.start_broker()
+    address = parse(pool.url)
+    made = Relay(("127.0.0.1", address.http_port))
+    target = f"foxden://127.0.0.1:{address.grpc_port}?http={made.port}"
+    pool.start_agent("one", broker=target)
+    yield made
+    made.close()
+
+
+def after_step(job: foxden.Job, step: int) -> None:
+    for event in job.watch():
+        if isinstance(event, events.Progress) and event.step >= step:
+            return
+
+
+def outcomes(job: foxden.Job) -> list[str]:
+    return [tried.outcome for tried in job.refresh().info.tasks[0].attempts]
+
+
+def test_link_cut_while_an_image_runs_the_agent_resumes_it(pool, relay):
+    job = pool.client().submit(PROMPT, seed=1, **LONG)
+    after_step(job, 3)
+
+    relay.cut()
+
+    assert len(job.result(timeout=90)) == 1
+    assert outcomes(job) == ["finish"]
+
+
+def test_link_cut_again_and_again_every_image_arrives_once(pool, relay):
+    job = pool.client().submit(PROMPT, seed=1, count=4, steps=60)
+    seen = []
+    for event in job.watch():
+        if isinstance(event, events.Progress) and event.step % 20 == 5:
+            relay.cut()
+        if isinstance(event, events.PictureReady):
+            seen.append(event.index)
+    assert sorted(seen) == [0, 1, 2, 3]
+
+
+def test_link_swallowed_for_longer_than_a_lease_the_image_runs_elsewhere(pool, relay):
+    job = pool.client().submit(PROMPT, seed=1, **LONG)
+    after_step(job, 3)
+    pool.start_agent("two")
+
+    relay.black_hole()
+
+    result = job.result(timeout=60 + TIMERS.lease_lost)
+    assert result[0].card.endswith("in two")
+    assert outcomes(job) == ["lose", "finish"]
+    relay.restore()
+    relay.cut()
+    # The first agent comes back, is told that its image is somebody else's, and works again.
+    cards = pool.client().cards
+    wait_until(lambda: all(card.online for card in cards()), 30)
+    assert len(cards()) == 2
+
+
+def test_slow_link_delays_only_itself(pool, relay):
+    relay.delay = 0.05
+    assert len(pool.client().generate(PROMPT, seed=1, count=2, progress=False)) == 2
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [b"\xff" * 100],
+        [b""],
+        [b"\x00" * 300_000],
+        [pb.AgentFrame(heartbeat=pb.Heartbeat(number=1)).SerializeToString()],
+        [pb.AgentFrame(hello=pb.Hello(protocol=99, agent_id="x")).SerializeToString()],
+        [pb.AgentFrame(hello=pb.Hello(protocol=1, agent_id="../../x")).SerializeToString()],
+        [pb.AgentFrame(hello=pb.Hello(protocol=1, agent_id="ok")).SerializeToString()] * 2,
+    ],
+    ids=["garbage", "empty", "huge", "no hello", "version", "bad id", "hello twice"],
+)
+def test_garbage_on_the_link_ends_that_link_and_nothing_else(calm_pool, frames):
+    uri = calm_pool.http.replace("http", "ws") + "/v1/link"
+    headers = {"Authorization": f"Bearer {calm_pool.agent_token}"}
+    with connect(uri, additional_headers=headers, close_timeout=1, max_size=None) as link:
+        with suppress(ConnectionClosed):
+            for frame in frames:
+                link.send(frame)
+        with suppress(ConnectionClosed):
+            while True:
+                link.recv(timeout=10)
+        assert link.protocol.state is State.CLOSED
+    assert len(calm_pool.client().generate(PROMPT, seed=1, progress=False)) == 1
+
+
+def test_link_without_an_agents_token_is_refused_with_words(calm_pool):
+    uri = calm_pool.http.replace("http", "ws") + "/v1/link"
+    for token in ("", "Bearer nonsense", f"Bearer {calm_pool.token}"):
+        with connect(uri, additional_headers={"Authorization": token}) as link:
+            frame = pb.BrokerFrame.FromString(link.recv(timeout=10))
+        assert frame.rejected.final
+        assert "token" in frame.rejected.reason
+
+
+def test_a_picture_is_taken_only_from_the_lease_it_belongs_to(calm_pool):
+    account = calm_pool.token.split("_")[1]
+    url = f"{calm_pool.http}/v1/pictures/{account}/job/0/1"
+    for headers in ({}, {"Authorization": "Bearer x"}, {"Authorization": "Bearer \xff"}):
+        raw = {name: value.encode("latin-1") for name, value in headers.items()}
+        assert httpx.put(url, content=b"x", headers=raw).status_code == 401
+
+
+def test_two_agents_with_one_id_the_older_is_told(calm_pool):
+    uri = calm_pool.http.replace("http", "ws") + "/v1/link"
+    headers = {"Authorization": f"Bearer {calm_pool.agent_token}"}
+    hello = pb.AgentFrame(hello=pb.Hello(protocol=1, agent_id="twin")).SerializeToString()
+    with connect(uri, additional_headers=headers) as first:
+        first.send(hello)
+        assert pb.BrokerFrame.FromString(first.recv(timeout=10)).WhichOneof("frame") == "welcome"
+        with connect(uri, additional_headers=headers) as second:
+            second.send(hello)
+            frame = pb.BrokerFrame.FromString(second.recv(timeout=10))
+            assert frame.WhichOneof("frame") == "welcome"
+            frame = pb.BrokerFrame.FromString(first.recv(timeout=10))
+            assert frame.rejected.final

@@ -1,0 +1,147 @@
+"""What cannot start, or cannot go on, says so in one clear sentence and a non-zero exit code."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import foxden
+
+pytestmark = pytest.mark.system
+
+PROMPT = "a red cube on a blue background"
+
+
+def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", *words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "FOXDEN_TOKEN": "", **environment},
+    )
+
+
+def last_line(done: subprocess.CompletedProcess[str]) -> str:
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.stderr.strip().splitlines()[-1]
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+@pytest.mark.parametrize("kind", ["grpc", "http"])
+def test_port_taken(tmp_path: Path, taken_port: int, kind: str):
+    other = "http" if kind == "grpc" else "grpc"
+    ports = [f"--{kind}-port", str(taken_port), f"--{other}-port", "0"]
+    done = run("foxden_broker", "--home", str(tmp_path), *ports)
+    assert done.returncode == 1
+    assert str(taken_port) in last_line(done)
+    assert f"--{kind}-port" in last_line(done)
+
+
+def test_two_brokers_on_one_home(pool):
+    pool.start_broker()
+    home = str(pool.folder / "broker")
+    done = run("foxden_broker", "--home", home, "--grpc-port", "0", "--http-port", "0")
+    assert done.returncode == 1
+    assert "another broker" in last_line(done).lower()
+
+
+@pytest.mark.parametrize("program", ["foxden_broker", "foxden_agent"])
+def test_home_that_cannot_be_written(tmp_path: Path, program: str):
+    blocked = tmp_path / "file"
+    blocked.write_text("a file where a folder should be")
+    words = [program, "--home", str(blocked)]
+    if program == "foxden_agent":
+        words += ["--broker", "foxden://127.0.0.1:1", "--token", "fxd_x"]
+    done = run(*words)
+    assert done.returncode == 1
+    assert str(blocked) in last_line(done)
+    assert "--home" in last_line(done)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--broker", "http://x", "--token", "t"], "foxden://"),
+        (["--broker", "foxden://127.0.0.1:1"], "FOXDEN_TOKEN"),
+        (["--broker", "foxden://h?pin=12", "--token", "t"], "pin"),
+    ],
+)
+def test_agent_called_wrong(tmp_path: Path, words: list[str], says: str):
+    done = run("foxden_agent", "--home", str(tmp_path), *words)
+    assert done.returncode in (1, 2)
+    assert says in last_line(done)
+
+
+def test_agent_refused_by_its_broker_ends_with_code_4(pool):
+    pool.start_broker()
+    words = ["--home", str(pool.folder / "x"), "--broker", pool.url, "--token", pool.token]
+    done = run("foxden_agent", *words, "--device", "cpu")
+    assert done.returncode == 4
+    assert "scope agent" in last_line(done)
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 3 MB; making one needs root."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)], capture_output=True
+    )
+    if made.returncode:
+        pytest.skip("a small file system can only be mounted by root")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(disk: Path) -> Path:
+    filler = disk / "filler"
+    with filler.open("wb", buffering=0) as stream:
+        try:
+            while stream.write(b"x" * 4096):
+                pass
+        except OSError:
+            pass
+    return filler
+
+
+def test_full_disk_refuses_a_submit_in_words_and_goes_on_when_there_is_space(pool, tiny_disk):
+    pool.folder = tiny_disk
+    pool.start_broker()
+    client = pool.client()
+    client.submit(PROMPT)
+    filler = fill(tiny_disk)
+
+    def submit_until_refused() -> None:
+        for _ in range(2000):  # until the pages that SQLite has in hand are used up
+            client.submit(PROMPT + " " * 5000 + "x")
+
+    with pytest.raises(foxden.FoxdenError, match="disk is full"):
+        submit_until_refused()
+
+    filler.unlink()
+    assert client.submit(PROMPT).state == "queued"
+    jobs = len(client.jobs(limit=200))
+    pool.broker.kill()
+    pool.start_broker()
+    assert len(pool.client().jobs(limit=200)) == jobs
+
+
+def test_full_disk_at_the_start_is_one_sentence(tiny_disk):
+    fill(tiny_disk)
+    done = run("foxden_broker", "--home", str(tiny_disk), "--grpc-port", "0", "--http-port", "0")
+    assert done.returncode == 1
+    assert len(last_line(done)) > 20
