@@ -8,12 +8,13 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 
 from foxden import config
 from foxden._child import Child, ChildFailed
+from foxden_proto.address import parse
 from foxden_proto.home import write_private
 
 _BROKER_SECONDS = 60.0  # to be ready
@@ -93,7 +94,13 @@ class LocalPool:
         from foxden import sync  # noqa: F401 - imports gRPC, while the broker starts
 
         told = self._broker.ready(_BROKER_SECONDS)
-        return Endpoint(str(told["url"]), str(told["http"]), str(told["token"]))
+        endpoint = Endpoint(str(told["url"]), str(told["http"]), str(told["token"]))
+        # A broker that is started again must be where the agent and the clients look for it.
+        address = parse(endpoint.url)
+        self._settings = replace(
+            settings, grpc_port=address.grpc_port, http_port=address.http_port
+        )
+        return endpoint
 
     def start_agent(self, endpoint: Endpoint) -> None:
         """Start the agent. `agent_ready` waits for its card."""

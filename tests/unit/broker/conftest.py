@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from foxden_proto.v1.generation_pb2 import ImageRequest
-from foxden_proto.v1.pool_pb2 import CardInfo, Model
+from foxden_proto.v1.pool_pb2 import CardInfo, Model, Sampler
 
 
 def model(name: str = "dream", sha: str = "", **values: Any) -> Model:
@@ -27,12 +27,13 @@ def model(name: str = "dream", sha: str = "", **values: Any) -> Model:
 
 
 def card(card_id: str = "card", *models: Model, **values: Any) -> CardInfo:
-    standard = {
-        "name": f"the {card_id}",
-        "models": models or [model()],
-        "samplers": ["Euler", "DDIM"],
-        "schedules": ["automatic", "karras"],
-    }
+    """A card whose samplers all run with the same schedules."""
+    schedules = values.pop("schedules", ["automatic", "karras"])
+    samplers = [
+        Sampler(name=name, schedules=schedules)
+        for name in values.pop("samplers", ["Euler", "DDIM"])
+    ]
+    standard = {"name": f"the {card_id}", "models": models or [model()], "samplers": samplers}
     return CardInfo(card_id=card_id, **(standard | values))
 
 
