@@ -75,6 +75,10 @@ class Process:
         finally:
             self._process.stdout.close()
 
+    def stop_code(self, seconds: float) -> int:
+        """Its exit code, once it has ended by itself."""
+        return self._process.wait(seconds)
+
     def discard(self) -> None:
         with suppress(Exception):
             if self._process.poll() is None:

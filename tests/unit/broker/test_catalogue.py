@@ -151,19 +151,34 @@ def test_sampler_or_schedule_that_no_card_has_is_refused_with_those_there_are(
     assert problem.facts["allowed"] == allowed
 
 
-def test_cards_that_have_it_only_between_them_cannot_run_it(make_card: Make) -> None:
+def test_schedule_that_only_another_sampler_runs_with_is_refused(make_card: Make) -> None:
     catalogue = Catalogue(
         [
-            make_card("x", samplers=["Euler"], schedules=["karras"]),
+            make_card("x", samplers=["Euler"], schedules=["automatic", "karras"]),
             make_card("y", samplers=["DDIM"], schedules=["automatic"]),
         ]
     )
     problem = refused(ImageRequest(sampler="DDIM", schedule="karras"), catalogue)
-    assert problem.reason is Reason.NO_CARD_CAN_RUN
-    assert problem.facts["reasons"].splitlines() == [
-        "the x does not have the sampler DDIM",
-        "the y does not have the schedule karras",
+    assert (problem.reason, problem.facts["field"]) == (Reason.INVALID_REQUEST, "schedule")
+    assert problem.facts["allowed"] == "automatic"
+
+
+def test_what_is_resolved_can_be_run_by_one_card_at_least(make_card: Make) -> None:
+    cards = [
+        make_card("x", samplers=["Euler", "DDIM"], schedules=["automatic"]),
+        make_card("y", samplers=["DDIM"], schedules=["automatic", "karras"]),
     ]
+    for sampler in ("", "Euler", "DDIM"):
+        for schedule in ("", "automatic", "karras"):
+            try:
+                request = resolve(
+                    ImageRequest(sampler=sampler, schedule=schedule), Catalogue(cards)
+                )
+            except Problem:
+                assert schedule == "karras"
+                assert sampler != "DDIM"
+                continue
+            assert not all(can_run(request, card) for card in cards)
 
 
 def test_card_that_is_away_counts_for_what_can_be_run(make_card: Make) -> None:
@@ -176,5 +191,5 @@ def test_can_run_says_what_is_missing(
     request = make_request()
     assert can_run(request, make_card()) == ""
     assert "model dream" in can_run(request, make_card("c", make_model("other")))
-    assert "sampler Euler" in can_run(request, make_card(samplers=[]))
+    assert "Euler" in can_run(request, make_card(samplers=[]))
     assert "schedule automatic" in can_run(request, make_card(schedules=[]))

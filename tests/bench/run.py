@@ -1,0 +1,106 @@
+"""Measure Foxden: one table on the screen, one file for programs (build/bench.json).
+
+    .venv/bin/python tests/bench/run.py [--only NAME ...] [--markdown FILE]
+
+Times of a shared machine mean little by themselves. What has an aim is a ratio where it can be:
+both sides by turns in one run, and the median of the pairs. docs/benchmarks/README.md says more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import sys
+import time
+from pathlib import Path
+
+import demo
+import fanout
+import imports
+import overhead
+import submitting
+from measuring import ROOT, Row
+from rich.console import Console
+from rich.table import Table
+
+BENCHMARKS = {
+    "overhead": overhead.run,
+    "fanout": fanout.run,
+    "demo": demo.run,
+    "import": imports.run,
+    "submit": submitting.run,
+}
+RESULT = ROOT / "build" / "bench.json"
+_BEGIN, _END = "<!-- table: run.py --markdown -->", "<!-- end of table -->"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=BENCHMARKS, metavar="NAME", help="run these")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="put the table there, too")
+    arguments = parser.parse_args()
+    console, progress = Console(), Console(stderr=True)
+    rows: list[Row] = []
+    loads = []
+    for name in arguments.only or BENCHMARKS:
+        loads.append(os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0)
+        begun = time.monotonic()
+        with progress.status(f"measuring {name}"):
+            rows += BENCHMARKS[name]()
+        progress.print(f"{name}: {time.monotonic() - begun:.0f} s")
+    about = machine(max(loads))
+    console.print(table(rows, about))
+    write_json(rows)
+    if arguments.markdown:
+        write_markdown(rows, about, arguments.markdown)
+    return 0 if all(row.reached is not False for row in rows) else 1
+
+
+def machine(load: float) -> str:
+    """The kind of machine, without its name, and how busy others kept it."""
+    cores = os.cpu_count() or 1
+    text = f"{cores} cores, CPU only, {platform.system()}, Python {platform.python_version()}"
+    text = f"{time.strftime('%Y-%m-%d')}: {text}"
+    return f"{text}, beside other work (load up to {load:.1f})" if load > cores / 2 else text
+
+
+def shown(row: Row) -> tuple[str, str, str, str, str]:
+    word = {True: "yes", False: "NO", None: ""}[row.reached]
+    return row.name, f"{row.value:.3g} {row.unit}", row.reach, word, row.bound_by
+
+
+def table(rows: list[Row], about: str) -> Table:
+    made = Table(title=about, show_lines=True)
+    for heading in ("row", "value", "reach", "met", "bound by"):
+        made.add_column(heading, no_wrap=heading in ("value", "reach"))
+    for row in rows:
+        made.add_row(*shown(row))
+    return made
+
+
+def write_json(rows: list[Row]) -> None:
+    """Rows that were not measured this time keep what an earlier run wrote."""
+    known = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    for row in rows:
+        known[row.name] = {k: v for k, v in vars(row).items() if k != "name"}
+    RESULT.parent.mkdir(exist_ok=True)
+    RESULT.write_text(json.dumps(known, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_markdown(rows: list[Row], about: str, path: Path) -> None:
+    """Replace what stands between the two markers."""
+    lines = [f"{about}.", "", "| row | value | reach | met | bound by |", "|---|---|---|---|---|"]
+    lines += [f"| {' | '.join(('`' + r.name + '`', *shown(r)[1:]))} |" for r in rows]
+    new = "\n".join([_BEGIN, *lines, _END])
+    pattern = re.escape(_BEGIN) + ".*?" + re.escape(_END)
+    text, found = re.subn(pattern, lambda _: new, path.read_text("utf-8"), flags=re.DOTALL)
+    if not found:
+        sys.exit(f"{path} lacks the markers {_BEGIN} and {_END}: nothing was written there")
+    path.write_text(text, "utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""A session outlives the connections of its agent."""
+
+from __future__ import annotations
+
+import pytest
+
+from foxden_broker.session import Session
+from foxden_proto.states import LinkState
+from foxden_proto.timers import Timers
+from foxden_proto.v1 import link_pb2 as pb
+
+
+class Line:
+    """A connection that remembers what went over it."""
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+        self.closed: list[int] = []
+
+    async def send_bytes(self, data: bytes) -> None:
+        self.sent.append(data)
+
+    async def close(self, code: int = 1000, reason: str | None = None) -> None:
+        self.closed.append(code)
+
+
+@pytest.fixture
+def session() -> Session:
+    return Session("agent-1", Timers(), 0.0)
+
+
+def say(session: Session, **frame: object) -> None:
+    session.link.receive(pb.AgentFrame(**frame).SerializeToString(), 0.0)  # type: ignore[arg-type]
+
+
+HELLO = pb.Hello(protocol=1, agent_id="agent-1")
+
+
+def test_newer_connection_takes_over_and_the_older_one_changes_nothing(session: Session) -> None:
+    old, new = Line(), Line()
+    assert session.connected(old) is None
+    say(session, hello=HELLO)
+    assert session.connected(new) is old
+    assert not session.disconnected(old)
+    assert session.link.state is LinkState.HELLO
+    assert session.disconnected(new)
+    assert session.link.state is LinkState.DISCONNECTED
+
+
+def test_agent_that_said_goodbye_and_started_again_is_welcome(session: Session) -> None:
+    line = Line()
+    session.connected(line)
+    session.link.welcome("s", "a", [], [])
+    say(session, goodbye=pb.Goodbye())
+    session.disconnected(line)
+    session.connected(Line())
+    say(session, hello=HELLO)
+    session.link.welcome("s", "a", [], [])
+    assert session.link.state is LinkState.READY
+
+
+async def test_sender_sends_in_order_until_the_connection_is_over(session: Session) -> None:
+    line = Line()
+    session.connected(line)
+    session.link.welcome("s", "a", [], [])
+    session.link.drain("soon")
+    session.flush()
+    session.disconnected(line)
+    await session.send(Line())  # of nothing: what was unsent went with the connection
+    assert line.closed == []
+
+
+async def test_agent_that_does_not_read_is_cut_off(session: Session) -> None:
+    line = Line()
+    session.connected(line)
+    session.link.welcome("s", "a", [], [])
+    for _ in range(2500):
+        session.link.settle(pb.Lease(), True)
+    session.flush()
+    await session.send(line)
+    assert line.closed == [1008]
