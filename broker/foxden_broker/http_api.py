@@ -17,9 +17,10 @@ from foxden_broker.auth import Doorkeeper
 from foxden_broker.blobs import BlobMismatch, BlobTooBig
 from foxden_broker.images import PNG_HEADER_BYTES, png_size
 from foxden_broker.session import Session
-from foxden_broker.store.base import Lease, StorageFull
+from foxden_broker.store.base import Lease, StorageFull, StoreError
 from foxden_proto import limits, link
 from foxden_proto.problems import Problem
+from foxden_proto.states import LinkState, UnknownTransition
 
 log = logging.getLogger(__name__)
 
@@ -92,12 +93,19 @@ async def serve_link(account: Account, websocket: WebSocket) -> None:
             data = await websocket.receive_bytes()
     except (WebSocketDisconnect, KeyError, RuntimeError):
         pass  # gone, cut off by us, or a text message where only binary ones are spoken
-    except link.LinkError as error:
+    except (link.LinkError, UnknownTransition) as error:
         log.warning("agent %s: %s", hello.agent_id, error)
         await _refuse(websocket, str(error))
+    except StoreError as error:
+        # What the agent said is not written down. It keeps its outcomes until they are settled
+        # and says them again over its next connection, so cutting this one loses nothing.
+        log.error("agent %s: %s", hello.agent_id, error)
+        await _refuse(websocket, "the broker cannot store anything just now")
     finally:
         if session.disconnected(websocket):
             agent_calls.offline(account, session)
+            if session.link.state is LinkState.CLOSED:  # it said goodbye: its next hello is new
+                account.sessions.pop(hello.agent_id, None)
         sender.cancel()
         await asyncio.gather(sender, return_exceptions=True)
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from contextlib import suppress
 from typing import Protocol
+
+from starlette.websockets import WebSocketDisconnect
 
 from foxden_broker.tokens import random_id
 from foxden_proto.link import BrokerLink
@@ -36,6 +39,7 @@ class Session:
         self.session_id = ""
         self.link = BrokerLink(timers, now)
         self._connection: Connection | None = None
+        self._cut: Connection | None = None  # the one that was closed last by us
         self._unsent: asyncio.Queue[bytes | None] = asyncio.Queue()
 
     def connected(self, connection: Connection) -> Connection | None:
@@ -66,9 +70,14 @@ class Session:
             self._unsent.put_nowait(data)
 
     async def close(self, reason: str) -> None:
-        """Cut the connection, if there is one; what reads it then ends."""
-        if self._connection is not None:
-            await self._connection.close(1001, reason[:100])
+        """Cut the connection, if there is one; what reads it then ends.
+
+        Called on every tick while the agent is silent, also where the connection went meanwhile.
+        """
+        if self._connection is not None and self._cut is not self._connection:
+            self._cut = self._connection
+            with suppress(RuntimeError, WebSocketDisconnect):
+                await self._connection.close(1001, reason[:100])
 
     async def send(self, connection: Connection) -> None:
         """Send until this connection is replaced or closed."""

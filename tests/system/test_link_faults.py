@@ -147,3 +147,16 @@ def test_two_agents_with_one_id_the_older_is_told(calm_pool):
             assert frame.WhichOneof("frame") == "welcome"
             frame = pb.BrokerFrame.FromString(first.recv(timeout=10))
             assert frame.rejected.final
+
+
+def test_agent_that_said_goodbye_is_welcome_again(calm_pool):
+    uri = calm_pool.http.replace("http", "ws") + "/v1/link"
+    headers = {"Authorization": f"Bearer {calm_pool.agent_token}"}
+    hello = pb.AgentFrame(hello=pb.Hello(protocol=1, agent_id="comes-back")).SerializeToString()
+    goodbye = pb.AgentFrame(goodbye=pb.Goodbye(reason="bye")).SerializeToString()
+    for _ in range(3):
+        with connect(uri, additional_headers=headers) as link:
+            link.send(hello)
+            frame = pb.BrokerFrame.FromString(link.recv(timeout=10))
+            assert frame.WhichOneof("frame") == "welcome"
+            link.send(goodbye)

@@ -79,3 +79,22 @@ async def test_agent_that_does_not_read_is_cut_off(session: Session) -> None:
     session.flush()
     await session.send(line)
     assert line.closed == [1008]
+
+
+async def test_silent_agent_is_cut_off_once_also_where_it_has_gone(session: Session) -> None:
+    class Gone(Line):
+        async def close(self, code: int = 1000, reason: str | None = None) -> None:
+            await super().close(code, reason)
+            raise RuntimeError('Cannot call "send" once a close message has been sent.')
+
+    await session.close("nobody is there")
+    line = Gone()
+    session.connected(line)
+    await session.close("silent")
+    await session.close("silent")
+    assert line.closed == [1001]
+    session.disconnected(line)
+    again = Line()
+    session.connected(again)
+    await session.close("silent again")
+    assert again.closed == [1001]
