@@ -35,11 +35,11 @@ def install_postgresql() -> None:
     if not shutil.which("apt-get") or os.geteuid() != 0:
         print("PostgreSQL is not installed and cannot be from here: its tests will be skipped.")
         return
-    quiet = {"stdout": subprocess.DEVNULL, "env": {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}}
     print("installing PostgreSQL for the store's tests …", flush=True)
-    subprocess.call(["apt-get", "update", "-qq"], **quiet)
-    install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", "postgresql"]
-    subprocess.call(install, **quiet)
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    for words in (["update"], ["install", "-y", "--no-install-recommends", "postgresql"]):
+        quiet = subprocess.DEVNULL
+        subprocess.call(["apt-get", "-qq", *words], env=environment, stdout=quiet)
 
 
 if __name__ == "__main__":

@@ -63,7 +63,8 @@ async def agent(settings: AgentSettings) -> AsyncIterator[Running]:
         # The engine takes seconds to import torch; the models are read meanwhile.
         scanning = asyncio.create_task(asyncio.to_thread(_scan, settings))
         engines = await _start_engines(settings, stack)
-        found = await scanning
+        # A hello is one frame: what is beyond it is not offered rather than breaking the link.
+        found = (await scanning)[: limits.MODELS_PER_AGENT // len(engines)]
         cards = [_card(agent_id, engine, found, settings) for engine in engines]
         hello = pb.Hello(
             protocol=limits.LINK_PROTOCOL,
@@ -138,7 +139,7 @@ def _card(
         name=f"{described.device.name} in {machine}"[:100],
         device=described.device.device,
         memory_total=described.device.memory_total,
-        models=[one.model for one in found[: limits.MODELS_PER_CARD]],
+        models=[one.model for one in found],
         samplers=described.samplers,
         engine=described.versions,
     )

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 
 def delays(first: float, most: float, draw: random.Random) -> Iterator[float]:
-    """Seconds to wait before each new try: grows from `first` to `most`, with full jitter.
+    """Seconds to wait before each new try: between half of a ceiling and the whole, which
+    doubles from `first` to `most`.
 
     The jitter matters after a broker's restart: thirty agents that lost it at one moment must not
     come back at one moment.

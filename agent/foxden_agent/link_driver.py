@@ -18,7 +18,8 @@ from websockets.exceptions import InvalidHandshake, InvalidURI, WebSocketExcepti
 from foxden_agent.backoff import delays
 from foxden_proto import limits
 from foxden_proto.address import CERTIFICATE_NAME, Address
-from foxden_proto.link import AgentLink, Event, HeartbeatDue, LinkError, Silent
+from foxden_proto.link import AgentLink, Event, HeartbeatDue, Silent
+from foxden_proto.link_checks import LinkError
 from foxden_proto.trust import BrokerUnreachable
 from foxden_proto.v1 import link_pb2 as pb
 from foxden_proto.v1 import pool_pb2
@@ -76,8 +77,8 @@ class LinkDriver:
                     raise LinkRefused(str(error)) from error
                 except _WORTH_ANOTHER_TRY as error:
                     why = str(error) or type(error).__name__
-                if self.link.silent_for(time.monotonic()) < timers.silent:
-                    # It was there a moment ago: start from the short pauses again.
+                if self.link.up:
+                    # It had let us in a moment ago: start from the short pauses again.
                     pauses = delays(timers.reconnect_first, timers.reconnect_most, random.Random())
                 self.link.lost(time.monotonic())
                 pause = max(next(pauses), self._retry_after)

@@ -64,9 +64,7 @@ class PictureSender:
                 return None
             try:
                 client = await self._open()
-                answer = await client.put(
-                    path, content=png, headers=headers, extensions=extensions
-                )
+                answer = await client.put(path, content=png, headers=headers, extensions=extensions)
             except (httpx.HTTPError, OSError) as error:
                 log.warning("a picture could not be sent (%s); again in %.1f s", error, pause)
             else:

@@ -97,9 +97,7 @@ class Account:
     async def end_queued(
         self, images: Sequence[tuple[str, int]], event: TaskEvent, why: str
     ) -> None:
-        for change in await self.store.end_queued(
-            self.account_id, images, event, why, now_ms()
-        ):
+        for change in await self.store.end_queued(self.account_id, images, event, why, now_ms()):
             self.pool.unqueue(change.task.job_id, change.task.index)
             self.changed(change.task.job_id)
 
@@ -117,10 +115,8 @@ class Account:
                 await self.end_queued(images, TaskEvent.GIVE_UP, problem.message)
                 continue
             data = complete.SerializeToString()
-            if await self.store.resolve(
-                self.account_id, job.job_id, data, complete.model_sha256
-            ):
-                job.request = complete
+            if await self.store.resolve(self.account_id, job.job_id, data, complete.model_sha256):
+                job.request, job.resolved = complete, True
                 self.changed(job.job_id)
 
     def changed(self, job_id: str) -> None:

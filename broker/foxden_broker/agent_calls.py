@@ -15,6 +15,7 @@ from foxden_broker.session import Session
 from foxden_broker.store.base import Lease, Picture, StoreError
 from foxden_proto import link
 from foxden_proto.link import LeaseKey
+from foxden_proto.link_checks import LinkError
 from foxden_proto.states import TaskEvent
 from foxden_proto.v1 import generation_pb2 as gen
 from foxden_proto.v1 import link_pb2 as pb
@@ -38,7 +39,6 @@ async def handle(account: Account, session: Session, event: link.Event) -> None:
         case pb.ModeChanged():
             _mode(account, session, event.mode)
         case pb.CardsChanged():
-            link.check_cards(event.cards)
             await _cards(account, session, event.cards)
         case pb.Refused():
             for refused in event.leases:
@@ -89,6 +89,7 @@ async def _hello(account: Account, session: Session, hello: pb.Hello) -> None:
     # An outcome that waits is always let in: the store alone can say whether it still counts.
     keep = [key for key, held in claimed.items() if key in mine or held.ended]
     drop = [key for key in claimed if key not in keep]
+    this_connection = session.session_id
     for lease, held in mine.items():
         if lease not in claimed:
             await account.lose(held, "the agent came back without it")
@@ -97,6 +98,8 @@ async def _hello(account: Account, session: Session, hello: pb.Hello) -> None:
     await _cards(account, session, hello.cards, hello)
     for mode in hello.modes:
         _mode(account, session, mode)
+    if session.session_id != this_connection:
+        return  # a newer connection took over while the store was writing; its hello is answered
     session.link.welcome(session.session_id, account.account_id, keep, drop)
     log.info("agent %s (%s) is online", hello.agent_name, session.agent_id)
 
@@ -118,7 +121,7 @@ async def _cards(
         if card.card_id in account.pool.cards and card.card_id not in known
     ]
     if taken:
-        raise link.LinkError(
+        raise LinkError(
             f"card {taken[0]} belongs to another agent: give this installation a home of its own"
         )
     for card_id in set(known) - {card.card_id for card in cards}:
@@ -298,5 +301,3 @@ async def _gone(account: Account, session: Session, reason: str) -> None:
                 await account.end_lease(held.lease, TaskEvent.REFUSE, reason)
         except StoreError as error:
             log.error("image %s could not be put back yet: %s", held.lease, error)
-
-

@@ -44,9 +44,9 @@ async def submit(
     """Store the job, or raise the Problem that says why not; nothing in between."""
     checked = check_submit(request, random.SystemRandom())
     catalogue = account.pool.catalogue()
-    complete = checked.request
+    complete, resolved = checked.request, False
     if any(card.models for card in catalogue.cards):
-        complete = resolve(checked.request, catalogue)
+        complete, resolved = resolve(checked.request, catalogue), True
     now = now_ms()
     deadline_ms = now + int(checked.deadline_seconds * 1000) if checked.deadline_seconds else 0
     submitted = await account.store.submit(
@@ -55,7 +55,7 @@ async def submit(
             random_id(16),
             member.name,
             complete.SerializeToString(),
-            complete.model_sha256,
+            complete.model_sha256 if resolved else "",
             checked.count,
             checked.priority,
             now,
@@ -76,7 +76,7 @@ async def submit(
         account.pool.add_job(job, range(job.count))
         account.wake.set()
         # A card with models may have come while the job was being written.
-        if not complete.model_sha256:
+        if not resolved:
             await account.resolve_waiting()
     return gen.SubmitResponse(
         job=job_message(job), queued=queued(account, job), repeated=submitted.repeated

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 from fastapi import FastAPI, Request, WebSocket
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
@@ -19,6 +20,7 @@ from foxden_broker.images import PNG_HEADER_BYTES, png_size
 from foxden_broker.session import Session
 from foxden_broker.store.base import Lease, StorageFull, StoreError
 from foxden_proto import limits, link
+from foxden_proto.link_checks import LinkError, read_hello
 from foxden_proto.problems import Problem
 from foxden_proto.states import LinkState, UnknownTransition
 
@@ -71,8 +73,8 @@ async def serve_link(account: Account, websocket: WebSocket) -> None:
     try:
         async with asyncio.timeout(account.timers.hello):
             first = await websocket.receive_bytes()
-        hello = link.read_hello(first)
-    except (link.LinkError, TimeoutError, WebSocketDisconnect, KeyError) as error:
+        hello = read_hello(first)
+    except (LinkError, TimeoutError, WebSocketDisconnect, KeyError) as error:
         await _refuse(websocket, str(error) or "no hello came in time")
         return
     session = account.sessions.get(hello.agent_id)
@@ -82,8 +84,9 @@ async def serve_link(account: Account, websocket: WebSocket) -> None:
     before = session.connected(websocket)
     if before is not None:
         why = "another agent with the same id has connected: stop one of the two"
-        await before.send_bytes(link.rejection(why, final=True))
-        await before.close(4409, "replaced")
+        with suppress(WebSocketDisconnect, RuntimeError):  # it may have died without a word
+            await before.send_bytes(link.rejection(why, final=True))
+            await before.close(4409, "replaced")
     sender = asyncio.create_task(session.send(websocket), name=f"send {hello.agent_id}")
     try:
         data = first
@@ -93,7 +96,7 @@ async def serve_link(account: Account, websocket: WebSocket) -> None:
             data = await websocket.receive_bytes()
     except (WebSocketDisconnect, KeyError, RuntimeError):
         pass  # gone, cut off by us, or a text message where only binary ones are spoken
-    except (link.LinkError, UnknownTransition) as error:
+    except (LinkError, UnknownTransition) as error:
         log.warning("agent %s: %s", hello.agent_id, error)
         await _refuse(websocket, str(error))
     except StoreError as error:

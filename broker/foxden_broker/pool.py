@@ -50,14 +50,11 @@ class OpenJob:
     priority: int
     created_ms: int
     deadline_ms: int
+    resolved: bool  # the model is known and every default filled in
     cancelled: bool = False
     waiting: list[int] = field(default_factory=list)  # ascending
     held: int = 0
     avoid: dict[int, frozenset[str]] = field(default_factory=dict)
-
-    @property
-    def resolved(self) -> bool:
-        return bool(self.request.model_sha256)
 
     def image_request(self, index: int) -> ImageRequest:
         """The request of one image: the job's, with the image's own seed."""
@@ -122,6 +119,7 @@ class Pool:
             job.priority,
             job.created_ms,
             job.deadline_ms,
+            bool(job.model_sha256),
             job.cancel_requested,
             list(waiting),
         )

@@ -56,11 +56,12 @@ def plan(jobs: Iterable[WaitingJob], cards: Iterable[OpenCard]) -> list[Give]:
     by_id = {card.info.card_id: card for card in cards}
     slots = {card_id: card.busy for card_id, card in by_id.items()}
     gives: list[Give] = []
-    for job in order(jobs):
+    ordered = order(jobs)
+    left = sum(len(job.waiting) for job in ordered)
+    for job in ordered:
         capable = [card for card in by_id.values() if not can_run(job.request, card.info)]
         if not capable:
             continue
-        left = len(job.waiting)
         for index in job.waiting:
             if all(slots[card.info.card_id] >= SLOTS for card in capable):
                 break

@@ -97,9 +97,7 @@ class LocalPool:
         endpoint = Endpoint(str(told["url"]), str(told["http"]), str(told["token"]))
         # A broker that is started again must be where the agent and the clients look for it.
         address = parse(endpoint.url)
-        self._settings = replace(
-            settings, grpc_port=address.grpc_port, http_port=address.http_port
-        )
+        self._settings = replace(settings, grpc_port=address.grpc_port, http_port=address.http_port)
         return endpoint
 
     def start_agent(self, endpoint: Endpoint) -> None:

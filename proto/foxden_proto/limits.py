@@ -27,7 +27,7 @@ PICTURE_BYTES = 64 * MIB
 PREVIEW_BYTES = 64 * KIB
 FRAME_BYTES = 256 * KIB  # one link frame
 CARDS_PER_AGENT = 16
-MODELS_PER_CARD = 500
+MODELS_PER_AGENT = 500  # over all its cards: a hello is one frame
 HELD_LEASES = 256
 
 LINK_PROTOCOL = 1

@@ -19,25 +19,20 @@ outcomes again after the Welcome. A lease is over for the agent only when `Settl
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 
 from foxden_proto import limits
+from foxden_proto.link_checks import LinkError, check_payload, decode
 from foxden_proto.states import LINK, LinkEvent, LinkState, advance
 from foxden_proto.timers import Timers
 from foxden_proto.v1 import link_pb2 as pb
 from foxden_proto.v1 import pool_pb2
 
-_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _LINK_STATES_WITH_PEER = frozenset({LinkState.READY, LinkState.DRAINING})
-
-
-class LinkError(Exception):
-    """The other side broke the rules; the text says which, for its log and ours."""
 
 
 @dataclass(frozen=True)
@@ -131,13 +126,7 @@ class _Link:
         self.state = advance(LINK, self.state, event)
 
     def _decode(self, data: bytes, kind: type[Any], now: float) -> tuple[str, Any]:
-        if len(data) > limits.FRAME_BYTES:
-            raise LinkError(f"a frame of {len(data)} bytes exceeds {limits.FRAME_BYTES}")
-        frame = kind()
-        try:
-            frame.ParseFromString(data)
-        except DecodeError:
-            raise LinkError("a frame is not a message of this protocol") from None
+        frame = decode(data, kind)
         self._heard = now
         name = frame.WhichOneof("frame")
         # An unknown frame of a newer peer has no name here; ignoring it keeps old and new together.
@@ -367,9 +356,8 @@ class BrokerLink(_Link):
         fits = self.state is LinkState.HELLO if name == "hello" else self.up
         if not fits:
             raise LinkError(f"the agent sent {name} in state {self.state.value}")
-        if name == "hello":
-            check_hello(payload)
-        elif name == "heartbeat":
+        check_payload(payload)
+        if name == "heartbeat":
             self._put(heartbeat_seen=pb.HeartbeatSeen(number=payload.number))
         elif name in ("acknowledged", "refused"):
             for lease in payload.leases:
@@ -443,50 +431,3 @@ def rejection(reason: str, *, final: bool, retry_after: float = 0.0) -> bytes:
     """The one message a broker sends to an agent it will not talk to."""
     rejected = pb.Rejected(reason=reason, final=final, retry_after=retry_after)
     return pb.BrokerFrame(rejected=rejected).SerializeToString()
-
-
-def read_hello(data: bytes) -> pb.Hello:
-    """The Hello that must open a connection, checked: who is calling, before a link is found
-    for it. Raises LinkError."""
-    if len(data) > limits.FRAME_BYTES:
-        raise LinkError(f"a frame of {len(data)} bytes exceeds {limits.FRAME_BYTES}")
-    try:
-        frame = pb.AgentFrame.FromString(data)
-    except DecodeError:
-        raise LinkError("the first frame is not a message of this protocol") from None
-    if frame.WhichOneof("frame") != "hello":
-        raise LinkError("the first frame is not a hello")
-    check_hello(frame.hello)
-    return frame.hello
-
-
-def check_hello(hello: pb.Hello) -> None:
-    """Refuse a Hello whose names or sizes are out of range. Raises LinkError."""
-    if hello.protocol != limits.LINK_PROTOCOL:
-        raise LinkError(
-            f"the agent speaks link protocol {hello.protocol}, this broker {limits.LINK_PROTOCOL}:"
-            " install the same version of Foxden on both"
-        )
-    if not _ID.fullmatch(hello.agent_id):
-        raise LinkError("the agent's id is not 1 to 64 letters, digits, '_', '.', ':' or '-'")
-    if len(hello.held) > limits.HELD_LEASES:
-        raise LinkError(f"the agent claims {len(hello.held)} leases")
-    check_cards(hello.cards)
-
-
-def check_cards(cards: Sequence[pool_pb2.CardInfo]) -> None:
-    """Refuse cards whose names or sizes are out of range. Raises LinkError."""
-    if len(cards) > limits.CARDS_PER_AGENT:
-        raise LinkError(f"{len(cards)} cards in one agent; {limits.CARDS_PER_AGENT} at most")
-    if len({card.card_id for card in cards}) != len(cards):
-        raise LinkError("two cards have the same id")
-    for card in cards:
-        if not _ID.fullmatch(card.card_id):
-            raise LinkError("a card's id is not 1 to 64 letters, digits, '_', '.', ':' or '-'")
-        if len(card.models) > limits.MODELS_PER_CARD:
-            raise LinkError(f"{len(card.models)} models on one card")
-        for model in card.models:
-            if not re.fullmatch(r"[A-Za-z0-9._-]{1,100}", model.name):
-                raise LinkError("a model's name is not 1 to 100 letters, digits, '.', '_' or '-'")
-            if not re.fullmatch(r"[0-9a-f]{64}", model.sha256):
-                raise LinkError(f"model {model.name} has no sha256")

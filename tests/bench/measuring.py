@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import operator
+import os
 import re
 import statistics
 import subprocess
@@ -121,6 +122,10 @@ class Drawn:
 class Plain:
     """diffusers in a process of its own, warm, drawing on command (plain.py)."""
 
+    def __init__(self, **environment: str) -> None:
+        self._environment = {**os.environ, **environment}
+        self.threads = 0  # torch's, once it is there
+
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("plain.py")), "serve"],
@@ -128,8 +133,9 @@ class Plain:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
+            env=self._environment,
         )
-        self.own_threads = int(self._answer()["threads"])
+        self.threads = int(self._answer()["threads"])
         return self
 
     def __exit__(
@@ -141,9 +147,9 @@ class Plain:
         self._process.kill()
         self._process.communicate()
 
-    def draw(self, threads: int, **request: object) -> Drawn:
+    def draw(self, **request: object) -> Drawn:
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({**request, "threads": threads}) + "\n")
+        self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         answer = self._answer()
         pixels = base64.b64decode(answer["pixels"])

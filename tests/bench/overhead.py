@@ -20,8 +20,8 @@ from plain import DEMO
 
 from foxden import Client, events
 
-ROUNDS = 21
-REQUEST = {**DEMO, "steps": 100}  # a second or more of drawing, 64 x 64 pixels
+ROUNDS = 11
+REQUEST = {**DEMO, "steps": 80}  # a second or more of drawing, 64 x 64 pixels
 SAME = 2.0  # mean difference of two pictures that counts as none, of 255
 
 
@@ -55,13 +55,13 @@ def ask(client: Client) -> Asked:
 def measure(prefix: str, threads: int | None, aims: tuple[str, str]) -> list[Row]:
     """The rows for engines of so many threads (None: as many as torch takes by itself)."""
     environment = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
-    with pool("card", **environment) as made, Plain() as plain:
+    with pool("card", **environment) as made, Plain(**environment) as plain:
         client = made.client()
         used = engine_threads(made, ask(client).job_id)
-        assert threads in (None, used)
+        assert used == plain.threads, "the two sides use different numbers of threads"
 
         def by_hand() -> Drawn:
-            return plain.draw(used, **REQUEST)
+            return plain.draw(**REQUEST)
 
         interleaved(1, lambda: ask(client), by_hand)
         pairs: list[tuple[Asked, Drawn]] = interleaved(ROUNDS, lambda: ask(client), by_hand)

@@ -69,7 +69,6 @@ def serve() -> None:
     print(json.dumps({"threads": torch.get_num_threads()}), flush=True)
     for line in sys.stdin:
         request = json.loads(line)
-        torch.set_num_threads(request.pop("threads"))
         start = time.perf_counter()
         image = draw(pipe, request)
         drawn = time.perf_counter()

@@ -24,9 +24,7 @@ LONG = {"steps": 150, "width": 128, "height": 128}  # some seconds an image
 def pictures_in_store(pool, job_id: str) -> list[int]:
     """Indices of the accepted pictures, as the broker's own database has them."""
     with sqlite3.connect(pool.folder / "broker" / "broker" / "foxden.db") as database:
-        rows = database.execute(
-            "SELECT idx FROM picture WHERE job_id = ? ORDER BY idx", (job_id,)
-        )
+        rows = database.execute("SELECT idx FROM picture WHERE job_id = ? ORDER BY idx", (job_id,))
         return [row[0] for row in rows]
 
 

@@ -15,14 +15,11 @@ from foxden_proto.link import (
     HeartbeatDue,
     LeaseKey,
     LeasesExpired,
-    LinkError,
     Silent,
     Unacknowledged,
-    check_cards,
-    check_hello,
-    read_hello,
     rejection,
 )
+from foxden_proto.link_checks import LinkError, check_cards, check_hello, read_hello
 from foxden_proto.states import LinkState
 from foxden_proto.timers import Timers
 from foxden_proto.v1 import link_pb2 as pb
@@ -113,7 +110,18 @@ def card(**values: Any) -> pool_pb2.CardInfo:
 
 
 def model(**values: Any) -> pool_pb2.Model:
-    return pool_pb2.Model(**{"name": "dream-8", "sha256": "0" * 64} | values)
+    good = {
+        "name": "dream-8",
+        "sha256": "0" * 64,
+        "default_width": 512,
+        "default_height": 512,
+        "default_steps": 20,
+        "default_guidance_scale": 7.0,
+        "multiple_of": 8,
+        "min_size": 64,
+        "max_size": 1024,
+    }
+    return pool_pb2.Model(**good | values)
 
 
 @pytest.mark.parametrize(
@@ -128,10 +136,15 @@ def model(**values: Any) -> pool_pb2.Model:
         (hello(cards=[card(card_id="")]), "card's id"),
         (hello(cards=[card(), card()]), "same id"),
         (hello(cards=[card(card_id=f"c{i}") for i in range(17)]), "17 cards"),
-        (hello(cards=[card(models=[model()] * 501)]), "501 models"),
+        (hello(cards=[card(models=[model()] * 501)]), "500 models"),
         (hello(cards=[card(models=[model(name="")])]), "name"),
         (hello(cards=[card(models=[model(name="../x")])]), "name"),
         (hello(cards=[card(models=[model(sha256="")])]), "sha256"),
+        (hello(cards=[card(models=[model(default_steps=0)])]), "cannot be"),
+        (hello(cards=[card(models=[model(max_size=0)])]), "cannot be"),
+        (hello(cards=[card(models=[model(multiple_of=0)])]), "cannot be"),
+        (hello(cards=[card(models=[model(default_width=8192)])]), "cannot be"),
+        (hello(cards=[card(models=[model(default_guidance_scale=float("nan"))])]), "cannot be"),
         (hello(cards=[card(models=[model(sha256="A" * 64)])]), "sha256"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

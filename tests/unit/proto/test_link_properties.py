@@ -8,7 +8,8 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from foxden_proto.link import AgentLink, Dropped, LeaseKey, LeasesExpired, LinkError, Silent
+from foxden_proto.link import AgentLink, Dropped, LeaseKey, LeasesExpired, Silent
+from foxden_proto.link_checks import LinkError
 from foxden_proto.states import LinkState
 from foxden_proto.v1 import link_pb2 as pb
 
