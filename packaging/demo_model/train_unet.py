@@ -13,6 +13,7 @@ import random
 import time
 from pathlib import Path
 
+import captions
 import drawing
 import pace
 import parts
@@ -53,9 +54,7 @@ def make_data(args: argparse.Namespace) -> None:
         pictures = drawing.render([scenes.random_scene(spec, rng) for spec in specs])
         latents.append(parts.encode(both.vae, pictures))
         texts += [captions.random_caption(spec, rng) for spec in specs for _ in range(3)]
-    ids = torch.cat(
-        [both.tokens(texts[i : i + 3000]).short() for i in range(0, len(texts), 3000)]
-    )
+    ids = torch.cat([both.tokens(texts[i : i + 3000]).short() for i in range(0, len(texts), 3000)])
     data = {"latents": torch.cat(latents), "ids": ids.view(-1, 3, 77)}
     data["empty"] = both.tokens([""]).short()[0]
     print(f"{args.scenes} scenes, latent spread {data['latents'].std():.3f}", flush=True)

@@ -91,6 +91,7 @@ def main() -> None:
     torch.manual_seed(args.seed)
     torch.set_num_threads(1)
     rng = random.Random(args.seed)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     both = parts.load(args.tokenizer or Path(args.init), fresh=args.init == "none")
     vae = both.vae
     if args.start:
@@ -144,8 +145,10 @@ def main() -> None:
     torch.save(vae.state_dict(), args.out)
     with torch.no_grad():
         _, pictures = draw(200, random.Random(999))
-        error = functional.mse_loss(parts.decode(vae, parts.encode(vae, pictures)), pictures)
+        latents = parts.encode(vae, pictures)
+        error = functional.mse_loss(parts.decode(vae, latents), pictures)
     print(f"{step} steps, PSNR {10 * math.log10(4 / error):.2f} dB (200 unseen drawings)")
+    print(f"for latents of spread 1, parts.SCALING should be {parts.SCALING / latents.std():.4f}")
 
 
 if __name__ == "__main__":

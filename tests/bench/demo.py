@@ -73,7 +73,7 @@ def run() -> list[Row]:
             median([a / b for a, b in pairs]),
             "x",
             "<= 1.5",
-            f"the bare script takes {bare_seconds:.1f} s, nearly all of it imports of torch and "
-            "diffusers; Foxden adds a broker's start before them",
+            f"the bare script takes {bare_seconds:.1f} s: "
+            "starting, importing, loading and drawing together (not profiled apart)",
         ),
     ]

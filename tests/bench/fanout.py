@@ -18,8 +18,8 @@ from plain import DEMO
 from foxden import Client
 
 IMAGES = 8
-ROUNDS = 5
-REQUEST = {**DEMO, "steps": 40}
+ROUNDS = 3
+REQUEST = {**DEMO, "steps": 20}
 
 
 def draw(client: Client) -> str:

@@ -125,6 +125,7 @@ class Plain:
     def __init__(self, **environment: str) -> None:
         self._environment = {**os.environ, **environment}
         self.threads = 0  # torch's, once it is there
+        self.pid = 0
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
@@ -135,6 +136,7 @@ class Plain:
             text=True,
             env=self._environment,
         )
+        self.pid = self._process.pid
         self.threads = int(self._answer()["threads"])
         return self
 

@@ -28,6 +28,7 @@ from rich.table import Table
 
 BENCHMARKS = {
     "overhead": overhead.run,
+    "overhead_one_thread": overhead.run_one_thread,
     "fanout": fanout.run,
     "demo": demo.run,
     "import": imports.run,
@@ -53,9 +54,9 @@ def main() -> int:
         progress.print(f"{name}: {time.monotonic() - begun:.0f} s")
     about = machine(max(loads))
     console.print(table(rows, about))
-    write_json(rows)
+    known = write_json(rows)
     if arguments.markdown:
-        write_markdown(rows, about, arguments.markdown)
+        write_markdown(known, about, arguments.markdown)
     return 0 if all(row.reached is not False for row in rows) else 1
 
 
@@ -81,13 +82,14 @@ def table(rows: list[Row], about: str) -> Table:
     return made
 
 
-def write_json(rows: list[Row]) -> None:
-    """Rows that were not measured this time keep what an earlier run wrote."""
+def write_json(rows: list[Row]) -> list[Row]:
+    """Write and return all rows; those not measured this time keep what an earlier run wrote."""
     known = json.loads(RESULT.read_text()) if RESULT.exists() else {}
     for row in rows:
         known[row.name] = {k: v for k, v in vars(row).items() if k != "name"}
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(known, indent=2, ensure_ascii=False) + "\n")
+    return [Row(name, **values) for name, values in known.items()]
 
 
 def write_markdown(rows: list[Row], about: str, path: Path) -> None:
