@@ -13,7 +13,7 @@ from foxden_proto.v1.generation_pb2 import ImageRequest
 
 # As the engine's own process has it, and before any test imports torch: OpenMP threads that wait
 # busily make a picture last minutes where the cores are shared.
-os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+os.environ["GOMP_SPINCOUNT"] = "1000"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 PROMPT = "a red cube on a blue background"

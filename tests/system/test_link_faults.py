@@ -59,12 +59,15 @@ def test_link_cut_while_an_image_runs_the_agent_resumes_it(pool, relay):
 def test_link_cut_again_and_again_every_image_arrives_once(pool, relay):
     job = pool.client().submit(PROMPT, seed=1, count=4, steps=60)
     seen = []
+    uncut = {0, 1, 2, 3}
     for event in job.watch():
-        if isinstance(event, events.Progress) and event.step % 20 == 5:
+        if isinstance(event, events.Progress) and event.index in uncut and event.step >= 5:
+            uncut.remove(event.index)
             relay.cut()
         if isinstance(event, events.PictureReady):
             seen.append(event.index)
     assert sorted(seen) == [0, 1, 2, 3]
+    assert not uncut
 
 
 def test_link_swallowed_for_longer_than_a_lease_the_image_runs_elsewhere(pool, relay):

@@ -103,6 +103,9 @@ class EngineService(engine_pb2_grpc.EngineServicer):
         self._engine: Future[tuple[DiffusersEngine, EngineDescription]] = self._torch.submit(
             _import_engine, device
         )
+        # While the agent finds its broker, the classes of the most common family are imported:
+        # two seconds that the first picture does not have to wait for.
+        self._torch.submit(_import_pipeline)
         self._busy = threading.Lock()
         self._running: _Running | None = None
 
@@ -174,6 +177,12 @@ class EngineService(engine_pb2_grpc.EngineServicer):
                 afterwards()
 
         return self._torch.submit(run)
+
+
+def _import_pipeline() -> None:
+    import diffusers
+
+    _ = diffusers.StableDiffusionPipeline  # its attributes are imported when they are asked for
 
 
 def _import_engine(device: str) -> tuple[DiffusersEngine, EngineDescription]:
