@@ -248,7 +248,11 @@ class EngineProcess:
         except (ConnectionError, ValueError):
             line = ""
         if not line.startswith("listening "):
-            with contextlib.suppress(ProcessLookupError):
+            # It is dying by itself. Killing it now could reap it before asyncio's watcher does,
+            # and its exit code would be lost (asyncio then reports 255).
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(self._exited), 2.0)
+            if self.alive:
                 self._process.kill()
             raise await self._death()
         self._readers.append(asyncio.create_task(self._forward(stdout, logging.DEBUG)))
