@@ -120,9 +120,16 @@ def save(parts: Parts, folder: Path, tokenizer_folder: Path, about: str) -> None
     pipeline.save_pretrained(fresh)
     shutil.rmtree(fresh / "tokenizer")
     shutil.copytree(tokenizer_folder, fresh / "tokenizer")
-    config = fresh / "text_encoder" / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2))
+    for part in ("text_encoder", "unet", "vae"):
+        file = fresh / part / "config.json"
+        config = json.loads(file.read_text())
+        config.pop("_name_or_path", None)  # a folder of whoever trained it
+        if part == "text_encoder":
+            config["dtype"] = "float32"
+        file.write_text(json.dumps(config, indent=2) + "\n")
     (fresh / "foxden.json").write_text(about)
+    for path in fresh.rglob("*"):  # safetensors writes for the owner's eyes only
+        path.chmod(0o755 if path.is_dir() else 0o644)
     old = folder.with_name(folder.name + ".old")
     if folder.exists():
         folder.rename(old)
