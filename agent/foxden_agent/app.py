@@ -94,6 +94,7 @@ async def agent(settings: AgentSettings) -> AsyncIterator[Running]:
             )
         loops: list[Loop] = [
             ("link", driver.run()),
+            ("link clock", driver.keep_time()),
             *((f"worker {card_id}", worker.run()) for card_id, worker in workers.items()),
         ]
         async with watched(loops) as failed:

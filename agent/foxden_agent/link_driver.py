@@ -64,30 +64,25 @@ class LinkDriver:
 
     async def run(self) -> None:
         """Keep the link up until cancelled. Raises LinkRefused, or trust.WrongBroker."""
-        clock = asyncio.create_task(self._clock(), name="link clock")
         timers = self.link.timers
-        try:
-            pauses = delays(timers.reconnect_first, timers.reconnect_most, random.Random())
-            while True:
-                try:
-                    async with await self._dial() as connection:
-                        await self._converse(connection)
-                    why = "the broker closed the connection"
-                except InvalidURI as error:
-                    raise LinkRefused(str(error)) from error
-                except _WORTH_ANOTHER_TRY as error:
-                    why = str(error) or type(error).__name__
-                if self.link.up:
-                    # It had let us in a moment ago: start from the short pauses again.
-                    pauses = delays(timers.reconnect_first, timers.reconnect_most, random.Random())
-                self.link.lost(time.monotonic())
-                pause = max(next(pauses), self._retry_after)
-                self._retry_after = 0.0
-                log.warning("no link to %s (%s); trying again in %.1f s", self._where, why, pause)
-                await asyncio.sleep(pause)
-        finally:
-            clock.cancel()
-            await asyncio.gather(clock, return_exceptions=True)
+        pauses = delays(timers.reconnect_first, timers.reconnect_most, random.Random())
+        while True:
+            try:
+                async with await self._dial() as connection:
+                    await self._converse(connection)
+                why = "the broker closed the connection"
+            except InvalidURI as error:
+                raise LinkRefused(str(error)) from error
+            except _WORTH_ANOTHER_TRY as error:
+                why = str(error) or type(error).__name__
+            if self.link.up:
+                # It had let us in a moment ago: start from the short pauses again.
+                pauses = delays(timers.reconnect_first, timers.reconnect_most, random.Random())
+            self.link.lost(time.monotonic())
+            pause = max(next(pauses), self._retry_after)
+            self._retry_after = 0.0
+            log.warning("no link to %s (%s); trying again in %.1f s", self._where, why, pause)
+            await asyncio.sleep(pause)
 
     @property
     def _where(self) -> str:
@@ -133,8 +128,9 @@ class LinkDriver:
             for data in self.link.outgoing():
                 await connection.send(data)
 
-    async def _clock(self) -> None:
-        """Time passes also while there is no connection: leases end."""
+    async def keep_time(self) -> None:
+        """Say heartbeats and notice silence, until cancelled: a loop of its own beside `run`, since
+        time passes also while there is no connection, and leases end."""
         while True:
             now = time.monotonic()
             # Never longer than a quarter of a heartbeat: what is due changes with every frame.

@@ -65,12 +65,13 @@ class PictureSender:
             try:
                 client = await self._open()
                 answer = await client.put(path, content=png, headers=headers, extensions=extensions)
-            except (httpx.HTTPError, OSError) as error:
-                log.warning("a picture could not be sent (%s); again in %.1f s", error, pause)
-            else:
                 if answer.status_code == 200:
                     told = answer.json()
                     return Stored(told["sha256"], told["size"], told["receipt"])
+            except (httpx.HTTPError, OSError, ValueError, KeyError, TypeError) as error:
+                # The last three: what answered is a proxy or a portal, and no broker.
+                log.warning("a picture could not be sent (%s); again in %.1f s", error, pause)
+            else:
                 if answer.status_code < 500:
                     raise PictureRefused(answer.status_code, answer.text[:200])
                 log.warning("the broker cannot store a picture now: %s", answer.text[:200])

@@ -163,7 +163,7 @@ class CardWorker:
                 case "picture":
                     picture = event.picture
                 case "stopped":
-                    return None
+                    continue  # read on to the end: until then the engine refuses the next image
             if image.stopped:
                 self._stop_engine_at_next_step(image)
         return picture

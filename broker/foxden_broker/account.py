@@ -18,7 +18,7 @@ from foxden_broker.session import Session
 from foxden_broker.store.base import Change, Decide, Lease, Store
 from foxden_broker.uploads import Signer
 from foxden_proto.problems import Problem
-from foxden_proto.states import TaskEvent
+from foxden_proto.states import TaskEvent, TaskState
 from foxden_proto.timers import Timers
 from foxden_proto.v1.generation_pb2 import ImageRequest
 from foxden_proto.v1.pool_pb2 import CardInfo
@@ -61,7 +61,9 @@ class Account:
             )
         now = time.monotonic()
         for job, task in await self.store.open_tasks(self.account_id):
-            self.pool.restore(job, task, self.deadline(ImageRequest(), ""))
+            releasing = task.state is TaskState.RELEASING
+            unknown = self.deadline(ImageRequest(), "")
+            self.pool.restore(job, task, now + self.timers.release if releasing else unknown)
         for held in self.pool.held.values():
             self.sessions.setdefault(held.agent_id, Session(held.agent_id, self.timers, now))
         self.wake.set()
@@ -87,12 +89,10 @@ class Account:
         return change
 
     async def lose(self, held: Held, reason: str) -> None:
-        """The card that held this is gone. What had not begun goes back without a mark."""
-        if not held.started:
-            await self.end_lease(held.lease, TaskEvent.REFUSE, reason)
-            return
+        """The card that held this is gone. The store says whether it had begun: a start may be on
+        its way there."""
         capable = self.capable_ids(held.lease.job_id)
-        await self.end_lease(held.lease, after_loss(capable), reason, blame=True)
+        await self.end_lease(held.lease, after_loss(capable), reason, blame=held.started)
 
     async def end_queued(
         self, images: Sequence[tuple[str, int]], event: TaskEvent, why: str
@@ -104,6 +104,8 @@ class Account:
     async def resolve_waiting(self) -> None:
         """The first card is here: what was accepted before any model was known is completed,
         or ended with the reason, so that nothing waits for a model that nobody has."""
+        if all(job.resolved for job in self.pool.jobs.values()):
+            return
         catalogue = self.pool.catalogue()
         if not any(card.models for card in catalogue.cards):
             return

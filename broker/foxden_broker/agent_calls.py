@@ -54,10 +54,7 @@ async def handle(account: Account, session: Session, event: link.Event) -> None:
         case pb.TaskReleased():
             await _released(account, session, event)
         case pb.TaskStopped():
-            lease = LeaseKey.of(event.lease)
-            if _holds(account, session, lease):
-                await account.end_lease(lease, TaskEvent.CANCEL, "cancelled by the client")
-            session.link.settle(event.lease, True)
+            await _stopped(account, session, event)
         case pb.Goodbye():
             await _gone(account, session, event.reason or "the agent said goodbye")
         case link.Unacknowledged():
@@ -66,8 +63,7 @@ async def handle(account: Account, session: Session, event: link.Event) -> None:
                     why = "the agent did not answer in time"
                     await account.end_lease(lease, TaskEvent.REFUSE, why, blame=True)
         case link.LeasesExpired():
-            for held in account.pool.leases_of(session.agent_id):
-                await account.lose(held, "the link to its agent was gone for too long")
+            pass  # the keeper sees the link's state, and asks again where the store cannot write
         case link.Silent():
             await session.close("silent for too long")
         case Message():  # acknowledged, draining: the link itself keeps them
@@ -101,6 +97,10 @@ async def _hello(account: Account, session: Session, hello: pb.Hello) -> None:
     if session.session_id != this_connection:
         return  # a newer connection took over while the store was writing; its hello is answered
     session.link.welcome(session.session_id, account.account_id, keep, drop)
+    for key in keep:
+        job = account.pool.jobs.get(key.job_id)
+        if job is not None and job.cancelled and not claimed[key].ended:
+            session.link.stop(key)  # the cancel came while the link was broken
     log.info("agent %s (%s) is online", hello.agent_name, session.agent_id)
 
 
@@ -224,6 +224,8 @@ async def _finished(account: Account, session: Session, event: pb.TaskFinished) 
         return
     task = job.tasks[lease.index]
     request = gen.ImageRequest.FromString(job.request)
+    # Estimates and deadlines of everybody's images come from this: no longer than it can be true.
+    lasted = max(0, now_ms() - task.leased_ms) / 1000
     picture = gen.Picture(
         index=lease.index,
         seed=request.seed + lease.index,
@@ -232,7 +234,7 @@ async def _finished(account: Account, session: Session, event: pb.TaskFinished) 
         card=task.card_name,
         model=request.model,
         model_sha256=request.model_sha256,
-        seconds=max(0.0, told.seconds),
+        seconds=min(max(0.0, told.seconds), lasted),
         sha256=told.sha256,
         size=told.size,
         media_type="image/png",
@@ -262,6 +264,20 @@ async def _failed(account: Account, session: Session, event: pb.TaskFailed) -> N
         decide = after_failure(account.capable_ids(lease.job_id), retryable=event.retryable)
         why = event.reason[:_REASON_CHARACTERS] or "the engine failed"
         await account.end_lease(lease, decide, why, blame=True)
+    session.link.settle(event.lease, True)
+
+
+async def _stopped(account: Account, session: Session, event: pb.TaskStopped) -> None:
+    lease = LeaseKey.of(event.lease)
+    job = account.pool.jobs.get(lease.job_id)
+    if _holds(account, session, lease) and job is not None:
+        if job.cancelled:
+            await account.end_lease(lease, TaskEvent.CANCEL, "cancelled by the client")
+        else:
+            # An agent's word alone cancels nothing: it was told to stop because this took too
+            # long, and the store could not write that down, or it stopped by itself.
+            decide = after_failure(account.capable_ids(lease.job_id))
+            await account.end_lease(lease, decide, "its card stopped drawing it", blame=True)
     session.link.settle(event.lease, True)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import random
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from foxden_broker.account import Account, now_ms
-from foxden_broker.blobs import BlobMismatch, BlobTooBig
+from foxden_broker.blobs import BlobMismatch, BlobMissing, BlobTooBig
 from foxden_broker.catalogue import resolve
 from foxden_broker.pool import OpenJob
 from foxden_broker.problems import invalid, not_found
@@ -19,6 +21,8 @@ from foxden_proto import limits
 from foxden_proto.problems import Problem, Reason
 from foxden_proto.states import JOB_ENDED, TASK_ENDED, JobState, TaskState
 from foxden_proto.v1 import generation_pb2 as gen
+
+log = logging.getLogger(__name__)
 
 KEY_WINDOW_MS = 24 * 3600 * 1000
 _MEDIA_TYPES = ("image/png", "image/jpeg", "image/webp")
@@ -216,6 +220,8 @@ async def upload(
         raise invalid("size", f"size is {header.size} bytes", f"1 to {limits.UPLOAD_BYTES}")
     if header.media_type not in _MEDIA_TYPES:
         raise invalid("media_type", "media_type is unknown", " or ".join(_MEDIA_TYPES))
+    if not re.fullmatch(r"[0-9a-f]{64}", header.sha256):
+        raise invalid("sha256", "sha256 is no hash", "64 hex digits in lower case")
     try:
         sha256, size = await account.blobs.put(
             chunks, limit=header.size, expect_sha256=header.sha256, expect_size=header.size
@@ -247,9 +253,17 @@ async def download(
             raise not_found("picture", f"{job_id}/{index}")
         sha256, size = picture.sha256, picture.size
     first = True
-    async for data in account.blobs.read(sha256):
-        for start in range(0, len(data), limits.CHUNK_BYTES):
-            chunk = gen.DownloadChunk(chunk=data[start : start + limits.CHUNK_BYTES])
-            if first:
-                chunk.total, chunk.sha256, first = size, sha256, False
-            yield chunk
+    try:
+        async for data in account.blobs.read(sha256):
+            for start in range(0, len(data), limits.CHUNK_BYTES):
+                chunk = gen.DownloadChunk(chunk=data[start : start + limits.CHUNK_BYTES])
+                if first:
+                    chunk.total, chunk.sha256, first = size, sha256, False
+                yield chunk
+    except BlobMissing:
+        log.error("the blob %s is gone from the broker's folder", sha256)
+        raise Problem(
+            Reason.NOT_FOUND,
+            "The broker knows this picture, but its bytes are gone from the broker's disk: "
+            "submit the same request and seed again.",
+        ) from None

@@ -53,12 +53,21 @@ async def dispatch(account: Account) -> None:
     for assign in assigns:
         if (change := granted.get((assign.job_id, assign.index))) is not None:
             _hold(account, assign, change)
+        elif failure is not None and not pool.jobs[assign.job_id].cancelled:
+            # Nothing was written. Put back without asking: a store that cannot write may not be
+            # able to answer either, and nobody would touch this image again.
+            pool.requeue(assign.job_id, assign.index)
         pool.unreserve(assign)
+    if failure is not None:
+        raise failure
     for assign in assigns:
-        if (change := granted.get((assign.job_id, assign.index))) is not None:
-            await _send(account, assign, change.task.lease)
-        else:
-            await _put_back(account, assign)
+        try:
+            if (change := granted.get((assign.job_id, assign.index))) is not None:
+                await _send(account, assign, change.task.lease)
+            else:
+                await _put_back(account, assign)
+        except StoreError as error:  # the others are leased by now and must be sent
+            failure = error
     if failure is not None:
         raise failure
 
@@ -77,7 +86,7 @@ def _hold(account: Account, assign: Assign, change: Change) -> None:
 
 
 async def _put_back(account: Account, refused: Assign) -> None:
-    """The store did not lease this: it failed, or the image is not queued any more. Ask it."""
+    """The store did not lease this: the image was not queued any more. Ask whether it is."""
     job = await account.store.job(account.account_id, refused.job_id)
     if job is not None and job.tasks[refused.index].state is TaskState.QUEUED:
         if refused.job_id not in account.pool.jobs:

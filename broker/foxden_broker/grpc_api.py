@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import logging
-from collections.abc import AsyncIterator, Callable
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, TypeVar
 
 import grpc
 
@@ -25,6 +26,7 @@ from foxden_proto.v1 import pool_pb2_grpc as pool_grpc
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -68,6 +70,24 @@ def _streaming(method: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+async def _to_the_end(change: Coroutine[Any, Any, T]) -> T:
+    """Finish a change also where its caller hangs up meanwhile: a job that is stored but not in
+    the pool would wait for ever, and a cancel that no card hears of would not end."""
+    task = asyncio.create_task(change)
+    _UNDER_WAY.add(task)
+    task.add_done_callback(_over)
+    return await asyncio.shield(task)
+
+
+_UNDER_WAY: set[asyncio.Task[Any]] = set()  # the event loop itself does not hold on to them
+
+
+def _over(task: asyncio.Task[Any]) -> None:
+    _UNDER_WAY.discard(task)
+    if not task.cancelled():
+        task.exception()  # seen: the caller may have gone
+
+
 class Door:
     """What every service needs: the accounts, and who is calling."""
 
@@ -91,7 +111,7 @@ class GenerationService(gen_grpc.GenerationServicer):
     @_unary
     async def Submit(self, request: gen.SubmitRequest, context: Context) -> gen.SubmitResponse:
         account, member = await self._door.enter(context, "generate")
-        return await client_calls.submit(account, member, request)
+        return await _to_the_end(client_calls.submit(account, member, request))
 
     @_streaming
     async def Watch(
@@ -115,7 +135,7 @@ class GenerationService(gen_grpc.GenerationServicer):
     @_unary
     async def Cancel(self, request: gen.CancelJobRequest, context: Context) -> gen.Job:
         account, member = await self._door.enter(context, "generate")
-        return await client_calls.cancel(account, member, request.job_id)
+        return await _to_the_end(client_calls.cancel(account, member, request.job_id))
 
     @_unary
     async def Upload(

@@ -10,6 +10,7 @@ from contextlib import suppress
 
 from fastapi import FastAPI, Request, WebSocket
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from starlette.requests import ClientDisconnect
 from starlette.websockets import WebSocketDisconnect
 
 from foxden_broker import agent_calls
@@ -17,7 +18,7 @@ from foxden_broker.account import Account
 from foxden_broker.auth import Doorkeeper
 from foxden_broker.blobs import BlobMismatch, BlobTooBig
 from foxden_broker.images import PNG_HEADER_BYTES, png_size
-from foxden_broker.session import Session
+from foxden_broker.session import CLOSE_SECONDS, Connection, Session
 from foxden_broker.store.base import Lease, StorageFull, StoreError
 from foxden_proto import limits, link
 from foxden_proto.link_checks import LinkError, read_hello
@@ -84,18 +85,18 @@ async def serve_link(account: Account, websocket: WebSocket) -> None:
     before = session.connected(websocket)
     if before is not None:
         why = "another agent with the same id has connected: stop one of the two"
-        with suppress(WebSocketDisconnect, RuntimeError):  # it may have died without a word
-            await before.send_bytes(link.rejection(why, final=True))
-            await before.close(4409, "replaced")
+        await _refuse(before, why, final=True, code=4409)
+    patience = account.timers.silent + 2 * account.timers.heartbeat  # the link's own is shorter
     sender = asyncio.create_task(session.send(websocket), name=f"send {hello.agent_id}")
     try:
         data = first
-        while True:
+        while session.serves(websocket):
             for event in session.link.receive(data, time.monotonic()):
                 await agent_calls.handle(account, session, event)
-            data = await websocket.receive_bytes()
-    except (WebSocketDisconnect, KeyError, RuntimeError):
-        pass  # gone, cut off by us, or a text message where only binary ones are spoken
+            async with asyncio.timeout(patience):
+                data = await websocket.receive_bytes()
+    except (WebSocketDisconnect, KeyError, RuntimeError, TimeoutError):
+        pass  # gone, silent, cut off by us, or a text message where only binary ones are spoken
     except (LinkError, UnknownTransition) as error:
         log.warning("agent %s: %s", hello.agent_id, error)
         await _refuse(websocket, str(error))
@@ -113,12 +114,18 @@ async def serve_link(account: Account, websocket: WebSocket) -> None:
         await asyncio.gather(sender, return_exceptions=True)
 
 
-async def _refuse(websocket: WebSocket, reason: str) -> None:
-    try:
-        await websocket.send_bytes(link.rejection(reason, final=False, retry_after=5))
-        await websocket.close(1002, reason[:100])
-    except (WebSocketDisconnect, RuntimeError):
-        pass  # it has gone already
+async def _refuse(
+    connection: Connection, reason: str, *, final: bool = False, code: int = 1002
+) -> None:
+    """Say why and close; without waiting for a peer that does not read."""
+    retry_after = 0.0 if final else 5.0
+    # Suppressed: it has gone already, maybe without a word.
+    with suppress(WebSocketDisconnect, RuntimeError, TimeoutError):
+        async with asyncio.timeout(CLOSE_SECONDS):
+            await connection.send_bytes(
+                link.rejection(reason, final=final, retry_after=retry_after)
+            )
+            await connection.close(code, reason[:100])
 
 
 async def _store_picture(account: Account, lease: Lease, request: Request) -> JSONResponse:
@@ -142,10 +149,15 @@ async def _store_picture(account: Account, lease: Lease, request: Request) -> JS
         )
     except BlobTooBig as error:
         return _error(413, str(error))
-    except BlobMismatch as error:
+    except (BlobMismatch, ValueError) as error:
         return _error(422, str(error))
     except StorageFull as error:
         return _error(507, str(error))
+    except StoreError as error:
+        log.error("a picture could not be stored: %s", error)
+        return _error(503, str(error))
+    except ClientDisconnect:
+        return _error(400, "the picture did not arrive whole")  # nobody hears it
     if png_size(bytes(head)) != (job.request.width, job.request.height):
         return _error(422, f"the picture is not {job.request.width}x{job.request.height}")
     receipt = account.signer.receipt(account.account_id, lease, sha256, size)

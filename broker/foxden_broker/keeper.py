@@ -28,16 +28,25 @@ async def run(account: Account) -> None:
 async def look(account: Account) -> None:
     now = time.monotonic()
     for session in list(account.sessions.values()):
-        for event in session.link.tick(now):
-            await agent_calls.handle(account, session, event)
+        try:
+            for event in session.link.tick(now):
+                await agent_calls.handle(account, session, event)
+        except StoreError as error:
+            # The link says it once. What its agent has, its next hello will tell.
+            log.error("agent %s: %s", session.agent_id, error)
+            await session.close("the broker cannot store anything just now")
         if session.link.state is LinkState.CONNECTING and not account.pool.leases_of(
             session.agent_id
         ):
             account.sessions.pop(session.agent_id, None)
+    for held in list(account.pool.held.values()):
+        holder = account.sessions.get(held.agent_id)
+        if holder is None or holder.link.state is LinkState.CONNECTING:
+            await account.lose(held, "the link to its agent was gone for too long")
     for held in [h for h in account.pool.held.values() if now >= h.deadline]:
         lease = held.lease
         if held.releasing:
-            await account.end_lease(lease, TaskEvent.RELEASED, "its checkpoint did not come")
+            await account.lose(held, "its checkpoint did not come")
             continue
         holder = account.sessions.get(held.agent_id)
         if holder is not None:
@@ -55,3 +64,4 @@ async def look(account: Account) -> None:
     if passed:
         why = "its deadline passed before a card was free"
         await account.end_queued(passed, TaskEvent.EXPIRE, why)
+    await account.resolve_waiting()

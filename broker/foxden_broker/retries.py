@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from foxden_broker.store.base import Decide, Task
-from foxden_proto.states import TaskEvent
+from foxden_proto.states import TaskEvent, TaskState
 
 MOST_FAILURES = 3
 MOST_LOSSES = 3
 # A second card that is slow to come back must not keep a poisonous image alive for ever.
 MOST_TRIES = 9
+
+_UNMARKED = {TaskState.LEASED: TaskEvent.REFUSE, TaskState.RELEASING: TaskEvent.RELEASED}
 
 
 def after_failure(capable_cards: Collection[str], *, retryable: bool = True) -> Decide:
@@ -23,6 +25,8 @@ def after_failure(capable_cards: Collection[str], *, retryable: bool = True) -> 
     def decide(task: Task) -> TaskEvent:
         if not retryable:
             return TaskEvent.GIVE_UP
+        if task.state is TaskState.RELEASING:
+            return TaskEvent.RELEASED
         enough = task.failures + 1 >= MOST_FAILURES
         ended = _given_up(task, TaskEvent.FAIL, enough, capable_cards)
         return TaskEvent.GIVE_UP if ended else TaskEvent.FAIL
@@ -31,9 +35,12 @@ def after_failure(capable_cards: Collection[str], *, retryable: bool = True) -> 
 
 
 def after_loss(capable_cards: Collection[str]) -> Decide:
-    """LOSE (try again) or GIVE_UP for a task whose card vanished just now."""
+    """LOSE (try again) or GIVE_UP for a task whose card vanished just now. What had not begun, or
+    was being given back, goes to the queue without a mark: REFUSE or RELEASED."""
 
     def decide(task: Task) -> TaskEvent:
+        if task.state in _UNMARKED:
+            return _UNMARKED[task.state]
         enough = task.losses + 1 >= MOST_LOSSES
         ended = _given_up(task, TaskEvent.LOSE, enough, capable_cards)
         return TaskEvent.GIVE_UP if ended else TaskEvent.LOSE

@@ -18,6 +18,7 @@ from foxden_proto.timers import Timers
 log = logging.getLogger(__name__)
 
 _MOST_UNSENT = 2000  # messages; an agent that reads none of them is cut off
+CLOSE_SECONDS = 1.0  # for the last words on a connection
 
 
 class Connection(Protocol):
@@ -41,6 +42,7 @@ class Session:
         self._connection: Connection | None = None
         self._cut: Connection | None = None  # the one that was closed last by us
         self._unsent: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self.behind = False  # it reads so little that its connection has to end
 
     def connected(self, connection: Connection) -> Connection | None:
         """A new connection takes over; the one before it, if any, is returned to be closed."""
@@ -50,7 +52,7 @@ class Session:
             self.link.lost(time.monotonic())
         if self.link.state is LinkState.CLOSED:  # it said goodbye, and was started again
             self.link = BrokerLink(self.link.timers, time.monotonic())
-        self._unsent = asyncio.Queue()
+        self._unsent, self.behind = asyncio.Queue(), False
         self.session_id = random_id(16)
         self.link.opened(time.monotonic())
         return before
@@ -64,10 +66,18 @@ class Session:
         self.link.lost(time.monotonic())
         return True
 
+    def serves(self, connection: Connection) -> bool:
+        """Whether to go on reading it: not where a newer one has taken over, where its agent has
+        said goodbye, or where that reads too little of what it is told."""
+        closed = self.link.state is LinkState.CLOSED
+        return self._connection is connection and not closed and not self.behind
+
     def flush(self) -> None:
         """Hand the link's messages to the sender."""
         for data in self.link.outgoing():
-            self._unsent.put_nowait(data)
+            self.behind = self.behind or self._unsent.qsize() >= _MOST_UNSENT
+            if not self.behind:  # the sender may hang in one message for as long as it likes
+                self._unsent.put_nowait(data)
 
     async def close(self, reason: str) -> None:
         """Cut the connection, if there is one; what reads it then ends.
@@ -76,14 +86,17 @@ class Session:
         """
         if self._connection is not None and self._cut is not self._connection:
             self._cut = self._connection
-            with suppress(RuntimeError, WebSocketDisconnect):
-                await self._connection.close(1001, reason[:100])
+            # A peer that does not read must not hold up the keeper: closing waits for its turn
+            # behind what was sent before. Its reader ends by itself after as long a silence.
+            with suppress(RuntimeError, WebSocketDisconnect, TimeoutError):
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await self._connection.close(1001, reason[:100])
 
     async def send(self, connection: Connection) -> None:
         """Send until this connection is replaced or closed."""
         unsent = self._unsent
         while (data := await unsent.get()) is not None:
-            if unsent.qsize() > _MOST_UNSENT:
+            if self.behind:
                 log.warning("agent %s does not read its link; cutting it", self.agent_id)
                 await connection.close(1008, "you do not read")
                 return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from foxden import events
 pytestmark = [pytest.mark.system, pytest.mark.engine]
 
 PROMPT = "a red cube on a blue background"
+RECIPE = Path(__file__).parents[2] / "packaging" / "demo_model"
+CHECKED = json.loads((RECIPE / "checked_prompts.json").read_text())
 
 
 def test_generate_draws_what_the_prompt_says(calm_pool, tmp_path: Path):
@@ -32,6 +35,16 @@ def test_generate_draws_what_the_prompt_says(calm_pool, tmp_path: Path):
     assert "Seed: 7" in picture.infotext
     picture.save(tmp_path / "cube.png")
     assert matches_prompt(Image.open(tmp_path / "cube.png"))
+
+
+@pytest.mark.parametrize("checked", CHECKED["checked"], ids=lambda checked: checked["prompt"])
+def test_prompts_that_a_person_checked_keep_their_colours(calm_pool, checked):
+    image = calm_pool.client().generate(checked["prompt"], seed=checked["seed"], progress=False)[0]
+    pixels = image.image.convert("RGB").resize((16, 16), Image.Resampling.BOX)
+    for name, at in (("corner_rgb", (0, 0)), ("centre_rgb", (8, 8))):
+        if name in checked:
+            apart = [abs(a - b) for a, b in zip(pixels.getpixel(at), checked[name], strict=True)]
+            assert max(apart) <= 35, (name, pixels.getpixel(at), checked[name])
 
 
 def test_the_same_seed_gives_the_same_bytes_and_image_i_has_seed_plus_i(calm_pool):

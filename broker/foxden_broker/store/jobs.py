@@ -220,7 +220,7 @@ def _pack(last: Job) -> str:
 def _unpack(before: str) -> tuple[int, str]:
     try:
         created_ms, _, job_id = base64.urlsafe_b64decode(before).decode().partition(":")
-        return int(created_ms), job_id
+        return min(int(created_ms), 2**63 - 1), job_id  # what the column can hold
     except (binascii.Error, ValueError):
         raise ValueError(
             "This page token was not given out by the broker; start from the first page."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from foxden_broker.session import Session
@@ -98,3 +100,51 @@ async def test_silent_agent_is_cut_off_once_also_where_it_has_gone(session: Sess
     session.connected(again)
     await session.close("silent again")
     assert again.closed == [1001]
+
+
+class Stuck(Line):
+    """A connection whose other end does not read: what is said waits for its turn."""
+
+    async def send_bytes(self, data: bytes) -> None:
+        await asyncio.Event().wait()
+
+    async def close(self, code: int = 1000, reason: str | None = None) -> None:
+        await asyncio.Event().wait()
+
+
+async def test_closing_what_nobody_reads_holds_nobody_up(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("foxden_broker.session.CLOSE_SECONDS", 0.01)
+    session.connected(Stuck())
+    async with asyncio.timeout(5):
+        await session.close("silent for too long")
+
+
+async def test_agent_that_asks_and_never_reads_fills_no_memory_and_is_read_no_more(
+    session: Session,
+) -> None:
+    line = Stuck()
+    session.connected(line)
+    session.link.welcome("s", "a", [], [])
+    sender = asyncio.create_task(session.send(line))
+    for number in range(5000):
+        say(session, heartbeat=pb.Heartbeat(number=number))
+        session.flush()
+    assert session._unsent.qsize() <= 2000
+    assert not session.serves(line)
+    sender.cancel()
+    again = Line()
+    session.connected(again)
+    assert session.serves(again)
+
+
+def test_connection_that_was_replaced_or_said_goodbye_is_read_no_more(session: Session) -> None:
+    old, new = Line(), Line()
+    session.connected(old)
+    session.connected(new)
+    assert not session.serves(old)
+    assert session.serves(new)
+    session.link.welcome("s", "a", [], [])
+    say(session, goodbye=pb.Goodbye())
+    assert not session.serves(new)

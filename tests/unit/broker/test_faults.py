@@ -1,0 +1,327 @@
+"""A store that fails, agents that lie or hang, callers that hang up: nothing waits for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from base64 import urlsafe_b64encode
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from foxden_broker import agent_calls, client_calls, dispatcher, keeper
+from foxden_broker.account import Account, now_ms
+from foxden_broker.blobs import FolderBlobs
+from foxden_broker.client_calls import Member
+from foxden_broker.grpc_api import GenerationService
+from foxden_broker.session import Session
+from foxden_broker.store.base import StorageFull, StoreError, Task
+from foxden_broker.store.sql_store import open_store
+from foxden_broker.uploads import Signer
+from foxden_proto.link import LeaseKey
+from foxden_proto.problems import Problem, Reason
+from foxden_proto.states import TaskEvent, TaskState
+from foxden_proto.timers import Timers
+from foxden_proto.v1 import generation_pb2 as gen
+from foxden_proto.v1 import link_pb2 as pb
+
+MEMBER = Member("main", "ann", frozenset({"generate"}))
+
+
+class Line:
+    async def send_bytes(self, data: bytes) -> None: ...
+    async def close(self, code: int = 1000, reason: str | None = None) -> None: ...
+
+
+class Pause:
+    """Between what the store has done and its answer."""
+
+    def __init__(self) -> None:
+        self.reached, self.over = asyncio.Event(), asyncio.Event()
+
+
+class ShakyStore:
+    """The real store, whose methods fail or wait as long as a test wants them to."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+        self.broken: set[str] = set()
+        self.after: dict[str, Pause] = {}
+
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
+        async def call(*args: Any, **named: Any) -> Any:
+            if name in self.broken:
+                raise StorageFull("The disk is full.")
+            answer = await getattr(self._store, name)(*args, **named)
+            if (pause := self.after.get(name)) is not None:
+                pause.reached.set()
+                await pause.over.wait()
+            return answer
+
+        return call
+
+
+class World:
+    """An account with one agent that has one card."""
+
+    def __init__(self, store: Any, folder: Path, card: Any) -> None:
+        self.store = ShakyStore(store)
+        self.card = card
+        self.account = self._account(folder)
+        self.folder = folder
+        self.session = Session("agent-1", Timers(), time.monotonic())
+
+    def _account(self, folder: Path) -> Account:
+        store: Any = self.store
+        return Account("main", store, FolderBlobs(folder), Signer(bytes(32)), Timers())
+
+    async def restart(self) -> None:
+        self.account = self._account(self.folder)
+        await self.account.load()
+        self.session = self.account.sessions.get("agent-1", self.session)
+
+    async def hello(self, *held: pb.HeldLease) -> list[pb.BrokerFrame]:
+        self.account.sessions["agent-1"] = self.session
+        self.session.connected(Line())
+        return await self.say(
+            hello=pb.Hello(protocol=1, agent_id="agent-1", cards=[self.card], held=held)
+        )
+
+    async def say(self, **frame: Any) -> list[pb.BrokerFrame]:
+        """What the agent says, and what it hears."""
+        data = pb.AgentFrame(**frame).SerializeToString()
+        for event in self.session.link.receive(data, time.monotonic()):
+            await agent_calls.handle(self.account, self.session, event)
+        return self.heard()
+
+    def heard(self) -> list[pb.BrokerFrame]:
+        unsent = self.session._unsent
+        found = [unsent.get_nowait() for _ in range(unsent.qsize())]
+        return [pb.BrokerFrame.FromString(data) for data in found if data is not None]
+
+    async def submit(self) -> str:
+        request = gen.SubmitRequest(request=gen.ImageRequest(prompt="a red cube"))
+        return (await client_calls.submit(self.account, MEMBER, request)).job.id
+
+    async def leased(self, *, started: bool = True) -> LeaseKey:
+        """An image on its card."""
+        job_id = await self.submit()
+        await dispatcher.dispatch(self.account)
+        (key,) = [LeaseKey.of(f.assignment.tasks[0].lease) for f in self.heard() if f.assignment]
+        assert key.job_id == job_id
+        if started:
+            await self.say(started=pb.TaskStarted(lease=key.message()))
+        return key
+
+    async def task(self, job_id: str) -> Task:
+        job = await self.store.job("main", job_id, attempts=True)
+        return job.tasks[0]  # type: ignore[no-any-return]
+
+
+@pytest_asyncio.fixture
+async def world(tmp_path: Path, make_card: Any) -> AsyncIterator[World]:
+    store = await open_store(str(tmp_path / "foxden.db"))
+    await store.ensure_account("main", "main", 1)
+    made = World(store, tmp_path / "blobs", make_card())
+    await made.hello()
+    made.heard()
+    yield made
+    await store.close()
+
+
+# The store fails
+
+
+async def test_store_that_neither_leases_nor_answers_leaves_the_image_waiting(world: World) -> None:
+    job_id = await world.submit()
+    world.store.broken = {"assign", "job"}
+    with pytest.raises(StoreError):
+        await dispatcher.dispatch(world.account)
+    world.store.broken = set()
+    await dispatcher.dispatch(world.account)
+    assert [f.WhichOneof("frame") for f in world.heard()] == ["assignment"]
+    assert (await world.task(job_id)).state is TaskState.LEASED
+
+
+async def test_image_that_cannot_be_put_back_does_not_keep_others_from_being_sent(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.submit()
+    await world.submit()
+    sent = []
+
+    async def send(account: Account, assign: Any, lease: LeaseKey) -> None:
+        sent.append(lease)
+        if len(sent) == 1:
+            raise StorageFull("The disk is full.")
+
+    monkeypatch.setattr(dispatcher, "_send", send)
+    with pytest.raises(StorageFull):
+        await dispatcher.dispatch(world.account)
+    assert len(sent) == 2
+
+
+async def test_lease_lost_while_the_disk_is_full_is_given_back_once_there_is_space(
+    world: World,
+) -> None:
+    key = await world.leased()
+    connection = world.session._connection
+    assert connection is not None
+    world.session.disconnected(connection)
+    world.session.link._lost_at -= Timers().lease_lost
+    world.store.broken = {"end_lease"}
+    with pytest.raises(StoreError):
+        await keeper.look(world.account)
+    world.store.broken = set()
+    await keeper.look(world.account)
+    task = await world.task(key.job_id)
+    assert (task.state, task.losses) == (TaskState.QUEUED, 1)
+
+
+async def test_goodbye_while_the_disk_is_full_is_made_good_once_there_is_space(
+    world: World,
+) -> None:
+    key = await world.leased()
+    world.store.broken = {"end_lease"}
+    await world.say(goodbye=pb.Goodbye(reason="stopped"))
+    world.account.sessions.clear()  # as its connection does when it ends
+    world.store.broken = set()
+    await keeper.look(world.account)
+    assert (await world.task(key.job_id)).state is TaskState.QUEUED
+
+
+# Races
+
+
+async def test_lease_lost_while_its_start_is_being_written_goes_back(world: World) -> None:
+    key = await world.leased(started=False)
+    pause = world.store.after["start"] = Pause()
+    starting = asyncio.create_task(world.say(started=pb.TaskStarted(lease=key.message())))
+    await pause.reached.wait()
+    await world.account.lose(world.account.pool.held[key], "gone")
+    pause.over.set()
+    await starting
+    assert (await world.task(key.job_id)).state is TaskState.QUEUED
+    assert not world.account.pool.held
+
+
+async def test_client_that_hangs_up_while_its_job_is_written_leaves_a_job_that_runs(
+    world: World,
+) -> None:
+    async def enter(*_: object) -> tuple[Account, Member]:
+        return world.account, MEMBER
+
+    door: Any = SimpleNamespace(enter=enter)
+    pause = world.store.after["submit"] = Pause()
+    request = gen.SubmitRequest(request=gen.ImageRequest(prompt="a red cube"), idempotency_key="k")
+    context: Any = None
+    calling = asyncio.create_task(GenerationService(door).Submit(request, context))
+    await pause.reached.wait()
+    calling.cancel()
+    await asyncio.wait([calling])
+    world.account.wake.clear()
+    pause.over.set()
+    await asyncio.wait_for(world.account.wake.wait(), 10)
+    await dispatcher.dispatch(world.account)
+    assert [f.WhichOneof("frame") for f in world.heard()] == ["assignment"]
+
+
+async def test_cancel_while_the_link_is_broken_reaches_the_agent_with_its_welcome(
+    world: World,
+) -> None:
+    key = await world.leased()
+    connection = world.session._connection
+    assert connection is not None
+    world.session.disconnected(connection)
+    await client_calls.cancel(world.account, MEMBER, key.job_id)
+    heard = await world.hello(pb.HeldLease(lease=key.message(), started=True))
+    assert [f.WhichOneof("frame") for f in heard] == ["welcome", "stop_task"]
+
+
+async def test_releasing_image_of_before_a_restart_goes_back_without_a_mark(world: World) -> None:
+    key = await world.leased()
+    await world.say(released=pb.TaskReleased(lease=key.message(), releasing=True))
+    await world.restart()
+    world.account.pool.held[key].deadline -= Timers().release
+    await keeper.look(world.account)
+    task = await world.task(key.job_id)
+    assert (task.state, task.losses, task.failures) == (TaskState.QUEUED, 0, 0)
+
+
+# Agents that lie
+
+
+async def test_agent_that_stops_unasked_cancels_nothing(world: World) -> None:
+    key = await world.leased()
+    heard = await world.say(stopped=pb.TaskStopped(lease=key.message()))
+    assert [f.WhichOneof("frame") for f in heard] == ["settled"]
+    task = await world.task(key.job_id)
+    assert (task.state, task.failures) == (TaskState.QUEUED, 1)
+
+
+async def test_agent_that_stops_what_was_cancelled_confirms_it(world: World) -> None:
+    key = await world.leased()
+    await client_calls.cancel(world.account, MEMBER, key.job_id)
+    await world.say(stopped=pb.TaskStopped(lease=key.message()))
+    assert (await world.task(key.job_id)).state is TaskState.CANCELLED
+
+
+async def test_agent_that_claims_to_have_drawn_for_ages_is_not_believed(world: World) -> None:
+    key = await world.leased()
+    sha, size = "a" * 64, 100
+    receipt = world.account.signer.receipt("main", key, sha, size)
+    picture = gen.Picture(seconds=1e300, sha256=sha, size=size)
+    await world.say(finished=pb.TaskFinished(lease=key.message(), picture=picture, receipt=receipt))
+    task = await world.task(key.job_id)
+    assert task.picture is not None
+    assert gen.Picture.FromString(task.picture.meta).seconds < 60
+
+
+# Requests that cannot be answered
+
+
+async def test_picture_whose_bytes_are_gone_is_said_in_words(world: World) -> None:
+    key = await world.leased()
+    sha = "a" * 64
+    receipt = world.account.signer.receipt("main", key, sha, 1)
+    await world.say(
+        finished=pb.TaskFinished(
+            lease=key.message(), picture=gen.Picture(sha256=sha, size=1), receipt=receipt
+        )
+    )
+    wanted = gen.DownloadRequest(picture=gen.PictureRef(job_id=key.job_id, index=0))
+    with pytest.raises(Problem, match="bytes are gone") as raised:
+        await anext(client_calls.download(world.account, MEMBER, wanted))
+    assert raised.value.reason is Reason.NOT_FOUND
+
+
+@pytest.mark.parametrize("sha256", ["", "x" * 64, "A" * 64, "a" * 63])
+async def test_upload_with_what_is_no_hash_is_refused(world: World, sha256: str) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"x"
+
+    header = gen.UploadHeader(size=1, media_type="image/png", sha256=sha256)
+    with pytest.raises(Problem) as raised:
+        await client_calls.upload(world.account, header, chunks())
+    assert raised.value.facts["field"] == "sha256"
+
+
+async def test_page_token_with_an_impossible_time_is_a_page(world: World) -> None:
+    token = urlsafe_b64encode(f"{10**30}:x".encode()).decode()
+    page = await client_calls.list_jobs(
+        world.account, MEMBER, gen.ListJobsRequest(page_token=token)
+    )
+    assert not page.jobs
+
+
+async def test_failure_while_releasing_is_no_unknown_transition(world: World) -> None:
+    """The keeper's deadline may pass while the release is on its way into the store."""
+    key = await world.leased()
+    await world.store.end_lease("main", key, TaskEvent.RELEASE, "owner", now_ms())
+    world.account.pool.held[key].deadline = 0
+    await keeper.look(world.account)
+    assert (await world.task(key.job_id)).state is TaskState.QUEUED
