@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -17,10 +16,6 @@ from foxden_proto.v1 import engine_pb2, generation_pb2
 from foxden_proto.v1 import link_pb2 as pb
 
 log = logging.getLogger(__name__)
-
-# Progress is for people's eyes. A word per step of a fast card would cost broker and client more
-# processor time than the steps themselves.
-_PROGRESS_SECONDS = 0.1
 
 
 @dataclass
@@ -150,16 +145,12 @@ class CardWorker:
         )
         batch = engine_pb2.Batch(model=source, items=[item])
         picture = None
-        next_word = 0.0
         async for event in engine.generate(batch):
             match event.WhichOneof("event"):
                 case "step":
                     self.loaded = image.task.request.model_sha256
-                    now = time.monotonic()
-                    if now >= next_word or event.step.step == event.step.steps:
-                        next_word = now + _PROGRESS_SECONDS
-                        self._link.progress(image.key, event.step.step, event.step.steps)
-                        self._flush()
+                    self._link.progress(image.key, event.step.step, event.step.steps)
+                    self._flush()
                 case "picture":
                     picture = event.picture
                 case "stopped":

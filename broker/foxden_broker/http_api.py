@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 
 from fastapi import FastAPI, Request, WebSocket
@@ -24,6 +24,7 @@ from foxden_proto import limits, link
 from foxden_proto.link_checks import LinkError, read_hello
 from foxden_proto.problems import Problem
 from foxden_proto.states import LinkState, UnknownTransition
+from foxden_proto.v1 import link_pb2 as pb
 
 log = logging.getLogger(__name__)
 
@@ -64,13 +65,20 @@ def create(accounts: dict[str, Account], keeper: Doorkeeper, ca_pem: str) -> Fas
             await websocket.close(4401, "refused")
             return
         await websocket.accept()
-        await serve_link(accounts[member.account_id], websocket)
+
+        async def still_welcome() -> None:
+            await keeper.admit(header, "agent")
+
+        await serve_link(accounts[member.account_id], websocket, still_welcome)
 
     return app
 
 
-async def serve_link(account: Account, websocket: WebSocket) -> None:
-    """Drive one agent's link until its connection ends."""
+async def serve_link(
+    account: Account, websocket: WebSocket, still_welcome: Callable[[], Awaitable[None]]
+) -> None:
+    """Drive one agent's link until its connection ends, or its token does: `still_welcome`, asked
+    with each heartbeat, raises the Problem."""
     try:
         async with asyncio.timeout(account.timers.hello):
             first = await websocket.receive_bytes()
@@ -92,11 +100,15 @@ async def serve_link(account: Account, websocket: WebSocket) -> None:
         data = first
         while session.serves(websocket):
             for event in session.link.receive(data, time.monotonic()):
+                if isinstance(event, pb.Heartbeat):
+                    await still_welcome()
                 await agent_calls.handle(account, session, event)
             async with asyncio.timeout(patience):
                 data = await websocket.receive_bytes()
     except (WebSocketDisconnect, KeyError, RuntimeError, TimeoutError):
         pass  # gone, silent, cut off by us, or a text message where only binary ones are spoken
+    except Problem as problem:
+        await _refuse(websocket, problem.message, final=True, code=4401)
     except (LinkError, UnknownTransition) as error:
         log.warning("agent %s: %s", hello.agent_id, error)
         await _refuse(websocket, str(error))

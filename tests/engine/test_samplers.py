@@ -27,7 +27,11 @@ def engine() -> Any:
 
 
 @pytest.fixture
-def draw(engine: Any, drawn: Any) -> Callable[..., Any]:
+def draw(engine: Any, drawn: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    from foxden_agent.engine import sampler_driver
+
+    monkeypatch.setattr(sampler_driver, "_PROGRESS_SECONDS", 0.0)  # every step is told
+
     def run(batch: Any, stop: Callable[[list[Any]], set[str]] = lambda events: set()) -> Any:
         events: list[Any] = []
         engine.generate(batch, events.append, lambda: stop(events))

@@ -38,6 +38,19 @@ def test_wrong_pin_is_refused_before_the_token_is_sent(pool):
     assert "pin" in agent.log.read_text()
 
 
+def test_agent_whose_token_is_revoked_is_told_and_ends(pool):
+    pool.start_broker()
+    agent = pool.start_agent()
+    admin = pool.client()
+    (token,) = [t for t in admin.tokens() if t.scopes == ("agent",)]
+
+    admin.revoke_token(token.id)
+
+    assert agent.stop_code(20) == 4
+    assert "revoked" in agent.log.read_text()
+    assert not admin.cards()[0].online
+
+
 def test_restart_keeps_the_pin(pool):
     pool.start_broker("--public-host", "127.0.0.1")
     before = pool.url

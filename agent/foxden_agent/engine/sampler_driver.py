@@ -25,6 +25,7 @@ Traps:
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -36,6 +37,10 @@ from foxden_proto.v1.engine_pb2 import EngineEvent, EngineStage, EngineStep, Eng
 
 OnEvent = Callable[[EngineEvent], None]
 ShouldStop = Callable[[], set[str]]  # the item ids to stop; called from the torch thread
+
+# Progress is for people's eyes: a word per step of a small model would cost four processes more
+# time than the step itself.
+_PROGRESS_SECONDS = 0.1
 
 
 class SamplerDriver:
@@ -54,7 +59,8 @@ class SamplerDriver:
         self._stopped: set[str] = set()
         self._scheduler: Any = None
         self._calls = steps  # model calls that the scheduler will make
-        self._step = 0
+        self._step = 0  # the last that was told
+        self._next_word = 0.0
         self.decoded: list[str] = []  # whose pictures the pipeline returns, in their order
 
     @contextmanager
@@ -92,8 +98,9 @@ class SamplerDriver:
             torch.cuda.current_stream(latents.device).synchronize()
         # Exact for 2N-1 calls (the last one ends the last step) as for N and N+1.
         step = min(self._steps, (call + 1) * self._steps // self._calls)
-        if step > self._step:
-            self._step = step
+        now = time.monotonic()
+        if step > self._step and (now >= self._next_word or step == self._steps):
+            self._step, self._next_word = step, now + _PROGRESS_SECONDS
             self._on_event(EngineEvent(step=EngineStep(step=step, steps=self._steps)))
         self._look_for_stops()
         return {}
