@@ -44,8 +44,8 @@ def _folders() -> set[Path]:
     return set(Path("/tmp").glob("foxden-*"))
 
 
-def _at_step(event: Any, step: int) -> bool:
-    return bool(event.HasField("step") and event.step.step == step)
+def _past_step(event: Any, step: int) -> bool:
+    return bool(event.HasField("step") and event.step.step >= step)
 
 
 async def _all(engine: EngineProcess, batch: Any) -> list[Any]:
@@ -98,7 +98,7 @@ async def test_stop_ends_the_batch_without_a_picture(
     events = []
     async for event in engine.generate(make_batch(steps=150)):
         events.append(event)
-        if event.HasField("step") and event.step.step == 3:
+        if _past_step(event, 3):
             await engine.stop(["0", "of another batch"])
     result = drawn(events)
     assert result.stopped == ["0"]
@@ -211,7 +211,7 @@ async def test_prompts_reach_no_log(
 async def test_silence_then_death_mid_picture_are_told_apart(make_batch: Any) -> None:
     async def draw_and_send(what: signal.Signals) -> None:
         async for event in engine.generate(make_batch(steps=150)):
-            if _at_step(event, 2):
+            if _past_step(event, 2):
                 os.kill(engine.pid, what)
         raise AssertionError("the picture was finished")
 

@@ -26,12 +26,15 @@ def engine() -> Any:
     return DiffusersEngine("cpu", "test")
 
 
-@pytest.fixture
-def draw(engine: Any, drawn: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+@pytest.fixture(autouse=True)
+def _every_step_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     from foxden_agent.engine import sampler_driver
 
-    monkeypatch.setattr(sampler_driver, "_PROGRESS_SECONDS", 0.0)  # every step is told
+    monkeypatch.setattr(sampler_driver, "_PROGRESS_SECONDS", 0.0)
 
+
+@pytest.fixture
+def draw(engine: Any, drawn: Any) -> Callable[..., Any]:
     def run(batch: Any, stop: Callable[[list[Any]], set[str]] = lambda events: set()) -> Any:
         events: list[Any] = []
         engine.generate(batch, events.append, lambda: stop(events))
