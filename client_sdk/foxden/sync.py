@@ -5,12 +5,13 @@ Works where a loop already runs (Jupyter) and in threads; `_portal` says what a 
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import contextlib
 import os
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, Unpack
 
 from foxden import events, pool
 from foxden._portal import portal, usable, wait
@@ -285,19 +286,39 @@ class Job(Handle):
             self._info = self._job.info
 
     def _each(self, items: AsyncGenerator[T, None]) -> Iterator[T]:
+        steps = _Steps(items)
         try:
             while True:
                 try:
-                    item = self._call(_next(items))
+                    item = self._call(steps.next())
                 except StopAsyncIteration:
                     return
                 yield item
         finally:
-            self._call(items.aclose())
+            self._call(steps.close())
 
 
-async def _next(items: AsyncGenerator[T, None]) -> T:
-    return await anext(items)
+class _Steps(Generic[T]):
+    """An async generator that is taken step by step from another thread.
+
+    Ctrl-C can strike after a step was handed to the event loop and before its future is in hand.
+    The step then runs on with nobody to cancel it, and a generator that runs cannot be closed; so
+    the loop's side remembers it.
+    """
+
+    def __init__(self, items: AsyncGenerator[T, None]) -> None:
+        self._items = items
+        self._step: asyncio.Task[Any] | None = None
+
+    async def next(self) -> T:
+        self._step = asyncio.current_task()
+        return await anext(self._items)
+
+    async def close(self) -> None:
+        if self._step is not None and not self._step.done():
+            self._step.cancel()
+            await asyncio.wait([self._step])
+        await self._items.aclose()
 
 
 @contextlib.contextmanager

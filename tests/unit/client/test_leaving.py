@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import os
 import signal
 import subprocess
@@ -137,3 +138,27 @@ def test_a_program_that_forgets_to_close_ends_quietly(broker, say):
     program = f"import foxden; foxden.Client({broker.url!r}, {say.TOKEN!r}).cards()"
     done = subprocess.run([sys.executable, "-c", program], timeout=30, capture_output=True)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_step_that_nobody_waits_for_is_ended_before_its_generator_is_closed():
+    """What Ctrl-C leaves behind where it strikes between handing a step over and its future."""
+    from foxden._portal import portal
+    from foxden.sync import _Steps
+
+    closed = threading.Event()
+
+    async def items():
+        try:
+            await asyncio.sleep(60)
+            yield 1
+        finally:
+            closed.set()
+
+    steps = _Steps(items())
+    lost = portal().start(steps.next())
+
+    portal().call(steps.close())
+
+    assert closed.is_set()
+    with pytest.raises(concurrent.futures.CancelledError):
+        lost.result(1)
