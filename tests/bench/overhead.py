@@ -122,8 +122,8 @@ def measure(prefix: str, threads: int | None, aims: tuple[str, str]) -> list[Row
             f"{prefix}_engine_ms",
             median(inside),
             "ms",
-            bound_by="engine less by hand: a callback per step, ten messages a second, a PNG; the cores "
-            f"shared with broker and caller; half {quartiles(inside)}",
+            bound_by="engine less by hand: a callback per step, ten messages a second, a PNG; the "
+            f"cores shared with broker and caller; half {quartiles(inside)}",
         ),
         Row(
             f"{prefix}_delivery_ms",
@@ -142,7 +142,7 @@ def measure(prefix: str, threads: int | None, aims: tuple[str, str]) -> list[Row
             f"{prefix}_around_cpu_ms",
             1000 * spent[2] / ROUNDS,
             "ms",
-            bound_by="processor time per picture of broker, agent and caller: ten messages a second",
+            bound_by="processor time per picture of broker, agent and caller: ten words a second",
         ),
         Row(
             f"{prefix}_png_ms",
