@@ -83,7 +83,7 @@ class Account:
         """End a lease in the store, then here. None: it was not held any more."""
         change = await self.store.end_lease(self.account_id, lease, event, reason, now_ms())
         if change is not None:
-            self.pool.ended(lease, change.event, change.task.state, blame=blame)
+            self.pool.ended(lease, change.task.state, blame=blame)
             log.info("image %s/%d: %s (%s)", lease.job_id, lease.index, change.event.value, reason)
             self.changed(lease.job_id)
         return change

@@ -252,7 +252,7 @@ async def _finished(account: Account, session: Session, event: pb.TaskFinished) 
         now_ms(),
     )
     if change is not None:
-        account.pool.ended(lease, change.event, change.task.state, blame=False)
+        account.pool.ended(lease, change.task.state, blame=False)
         account.estimates.observe(task.card_id, request, picture.seconds)
         account.changed(lease.job_id)
     session.link.settle(event.lease, holds)

@@ -15,7 +15,7 @@ from foxden_broker.catalogue import Catalogue, can_run
 from foxden_broker.retries import cards_failed_on
 from foxden_broker.scheduler import OpenCard, WaitingJob
 from foxden_broker.store.base import Assign, Job, Lease, Task
-from foxden_proto.states import TASK_HELD, TaskEvent, TaskState
+from foxden_proto.states import TASK_HELD, TaskState
 from foxden_proto.v1 import pool_pb2
 from foxden_proto.v1.generation_pb2 import ImageRequest
 
@@ -191,7 +191,7 @@ class Pool:
         if (job := self.jobs.get(held.lease.job_id)) is not None:
             job.held += 1
 
-    def ended(self, lease: Lease, event: TaskEvent, after: TaskState, *, blame: bool) -> None:
+    def ended(self, lease: Lease, after: TaskState, *, blame: bool) -> None:
         """A lease is over; with `blame` its card is avoided for this image from now on."""
         held = self.held.pop(lease, None)
         job = self.jobs.get(lease.job_id)

@@ -9,7 +9,7 @@ import pytest
 
 from foxden_broker.pool import Held, Pool, PoolCard
 from foxden_broker.store.base import Assign, Attempt, Job, Lease, Task
-from foxden_proto.states import JobState, TaskEvent, TaskState
+from foxden_proto.states import JobState, TaskState
 from foxden_proto.v1 import pool_pb2
 
 Make = Callable[..., Any]
@@ -106,23 +106,23 @@ def test_image_held_and_finished_closes_the_job(pool: Pool, job: Make) -> None:
     assert busy(pool) == {"a": 1, "b": 0}
     assert pool.images_on("a") == 1
     assert [held.lease for held in pool.leases_of("agent-a")] == [lease]
-    pool.ended(lease, TaskEvent.FINISH, TaskState.DONE, blame=False)
+    pool.ended(lease, TaskState.DONE, blame=False)
     assert (pool.jobs, pool.held, busy(pool)) == ({}, {}, {"a": 0, "b": 0})
 
 
 def test_image_failed_waits_again_and_avoids_its_card(pool: Pool, job: Make) -> None:
     pool.add_job(job(count=2), range(2))
-    pool.ended(give(pool), TaskEvent.FAIL, TaskState.QUEUED, blame=True)
+    pool.ended(give(pool), TaskState.QUEUED, blame=True)
     assert waiting(pool) == {"job": [0, 1]}
     assert pool.jobs["job"].avoid == {0: frozenset("a")}
     lease = give(pool, card="b", lease_no=2)
-    pool.ended(lease, TaskEvent.FAIL, TaskState.QUEUED, blame=True)
+    pool.ended(lease, TaskState.QUEUED, blame=True)
     assert pool.jobs["job"].avoid == {0: frozenset("ab")}
 
 
 def test_image_released_waits_again_without_blame(pool: Pool, job: Make) -> None:
     pool.add_job(job(), range(1))
-    pool.ended(give(pool), TaskEvent.RELEASED, TaskState.QUEUED, blame=False)
+    pool.ended(give(pool), TaskState.QUEUED, blame=False)
     assert waiting(pool) == {"job": [0]}
     assert pool.jobs["job"].avoid == {}
 
@@ -132,12 +132,12 @@ def test_lease_ended_twice_counts_once(pool: Pool, job: Make) -> None:
     lease = give(pool)
     give(pool, index=1, card="b")
     for _ in range(2):
-        pool.ended(lease, TaskEvent.FINISH, TaskState.DONE, blame=False)
+        pool.ended(lease, TaskState.DONE, blame=False)
     assert pool.jobs["job"].held == 1
 
 
 def test_words_about_a_job_that_is_over_change_nothing(pool: Pool) -> None:
-    pool.ended(Lease("gone", 0, 1), TaskEvent.LOSE, TaskState.QUEUED, blame=True)
+    pool.ended(Lease("gone", 0, 1), TaskState.QUEUED, blame=True)
     pool.requeue("gone", 0)
     pool.unqueue("gone", 0)
     assert (pool.jobs, pool.held, pool.images_before("gone")) == ({}, {}, 0)
