@@ -1,0 +1,466 @@
+"""The state of one pool that a plan looks at, kept by events. Pure: every event takes `now`.
+
+No event costs more for a deep queue than for a short one (logarithms apart), and none is O(cards).
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Callable, Iterable, Mapping
+
+from foxden_broker.scheduler.ahead import Ahead
+from foxden_broker.scheduler.cards import Batch, Card, Table
+from foxden_broker.scheduler.estimates import Errors, Estimates
+from foxden_broker.scheduler.facts import (
+    CardFacts,
+    Give,
+    Image,
+    JobFacts,
+    Kind,
+    Outcome,
+)
+from foxden_broker.scheduler.fairness import Fairness
+from foxden_broker.scheduler.lines import Job, Lines
+from foxden_broker.scheduler.quarantine import Quarantine
+from foxden_broker.scheduler.settings import Settings
+
+_RELEARN = 30.0  # seconds between two rounds of spreading what a class has learnt
+
+
+class State:
+    """One pool: what waits, which card holds what, what is known about time.
+
+    `capable(card_id, kind)` says whether a card could run a kind of work; it must depend on nothing
+    but the card and `kind.need`, and is asked once per card and need until `card_changed`.
+    `together(card_id, kind)` says how many images of a kind fit one batch.
+    """
+
+    def __init__(
+        self,
+        capable: Callable[[str, Kind], bool],
+        together: Callable[[str, Kind], int] | None = None,
+        settings: Settings | None = None,
+        estimates: Estimates | None = None,
+    ) -> None:
+        self.settings = settings or Settings()
+        self.estimates = estimates or Estimates()
+        self.table = Table(self.estimates, capable)
+        self.lines = Lines()
+        self.fairness = Fairness()
+        self.quarantine = Quarantine()
+        self.errors = Errors()
+        self.jobs: dict[str, Job] = {}
+        self.ahead: dict[tuple[int, str], Ahead] = {}  # by a job's own class, whatever it is now
+        self.holders: dict[Image, str] = {}  # card_id of every image that is held
+        self.allotments: dict[str, dict[str, int]] = {}  # images by card_id and model
+        self.allotted_at = -math.inf
+        self.asked_at = -math.inf  # when the linear programme was asked for last
+        self.overdue_credit = 1.0
+        self._together = together
+        self._capable = capable
+        self._due: list[tuple[float, int, Job]] = []  # heap: age limits
+        self._deadlines: list[tuple[float, int, Job]] = []  # heap: when to look at deadlines
+        self._taught_at = -math.inf
+        self._untaught = False
+        self._accepting = 0
+
+    # Jobs
+
+    def add_job(self, facts: JobFacts, indices: Iterable[int], now: float) -> None:
+        """A new job, or one from before a restart; these of its images wait. Oldest first."""
+        if facts.job_id not in self.jobs:
+            limit = self.settings.age_limits.get(facts.priority, math.inf)
+            overdue = facts.created + limit
+            job = Job(facts, self.lines.number(), overdue)
+            self.jobs[facts.job_id] = job
+            if facts.deadline < math.inf:
+                heapq.heappush(self._deadlines, (self._last_start(job), job.number, job))
+        for index in indices:
+            self.image_waits(facts.job_id, index, now)
+
+    def image_waits(
+        self, job_id: str, index: int, now: float, avoid: frozenset[str] | None = None
+    ) -> None:
+        """The image is (again) in the queue. `avoid`: cards that failed on it; None: as before."""
+        job = self.jobs[job_id]
+        if avoid is not None:
+            job.avoid[index] = avoid
+        if index in job.waiting or (job_id, index) in self.holders:
+            return
+        own = (job.facts.priority, job.facts.member)
+        self.ahead.setdefault(own, Ahead()).add(job_id, 1, job.facts.kind.work)
+        if job.facts.deadline < math.inf and not job.waiting:
+            heapq.heappush(self._deadlines, (self._last_start(job), job.number, job))
+        if self.lines.waits(job, index):
+            if not job.listed and job.overdue_at < math.inf:
+                job.listed = True
+                heapq.heappush(self._due, (job.overdue_at, job.number, job))
+            self.fairness.waits((job.priority, job.facts.member), self.slack * self.settings.credit)
+
+    def image_left(self, job_id: str, index: int, now: float) -> None:
+        """The image waits no more: it was cancelled, expired or given up in the queue."""
+        job = self.jobs.get(job_id)
+        if job is not None:
+            self._leave(job, index)
+            self._close_if_over(job)
+
+    def job_cancelled(self, job_id: str, now: float) -> None:
+        """Nothing of it waits any more; what cards hold ends by itself."""
+        job = self.jobs.get(job_id)
+        if job is not None:
+            for index in list(job.waiting):
+                self._leave(job, index)
+            self._close_if_over(job)
+
+    # Cards
+
+    def card_here(
+        self,
+        facts: CardFacts,
+        now: float,
+        *,
+        accepting: bool = True,
+        loaded: Iterable[str] = (),
+    ) -> None:
+        """A card came (back), or was described anew. What it holds stays."""
+        card = self.table.add(facts)
+        if not card.here:
+            self._here(card, True)
+        card.loaded = frozenset(loaded)
+        card.accepting = accepting
+        self._holds(card, now)
+
+    def card_changed(self, card_id: str, now: float) -> None:
+        """What `capable` says of it may be different now."""
+        if (card := self.table.cards.get(card_id)) is not None:
+            self.table.changed(card)
+            self._holds(card, now)
+
+    def card_accepts(self, card_id: str, accepting: bool, now: float) -> None:
+        """Whether it is to be given work: its mode, its link, cordon and drain all count."""
+        card = self.table.cards.get(card_id)
+        if card is not None and card.accepting != accepting:
+            card.accepting = accepting
+            self._holds(card, now)
+
+    def card_loaded(self, card_id: str, models: Iterable[str], now: float) -> None:
+        """The models that it says are in its memory."""
+        card = self.table.cards.get(card_id)
+        if card is not None and card.loaded != (loaded := frozenset(models)):
+            card.loaded = loaded
+            self._holds(card, now)
+
+    def card_gone(self, card_id: str, now: float) -> None:
+        """It is away. What it holds stays held until each image ends."""
+        card = self.table.cards.get(card_id)
+        if card is not None and card.here:
+            self._here(card, False)
+            card.gone_at = now
+            card.loaded = frozenset()
+            self._holds(card, now)
+
+    def card_forgotten(self, card_id: str, now: float) -> None:
+        """It will not come back. End what it holds first."""
+        card = self.table.remove(card_id)
+        if card is not None:
+            self.quarantine.forget(card_id)
+            self.allotments.pop(card_id, None)
+
+    # Leases
+
+    def given(self, give: Give, now: float) -> None:
+        """A Give of a plan is being carried out. Before the next plan, and before the lease is
+        written: `not_given` takes it back."""
+        images = [(self.jobs[job_id], (job_id, index)) for job_id, index in give.images]
+        card = self.table.cards[give.card_id]
+        kind = images[0][0].facts.kind
+        switching = kind.model not in card.warm
+        setup = 0.0
+        if switching:
+            setup = self.estimates.load(card.facts, kind.model, kind.model_bytes)
+        run = self.estimates.seconds(card.facts, kind, len(images))
+        batch = Batch(kind, set(give.images), len(images), setup, run, now)
+        share = (setup + run) / len(images)
+        for job, image in images:
+            batch.charges[image] = (job.facts.member, job.priority, share)
+            self.fairness.charge((job.priority, job.facts.member), share)
+            self._leave(job, image[1])
+            job.held += 1
+            self.holders[image] = give.card_id
+        late = images[0][0].overdue_at <= now
+        credit = self.overdue_credit + (-1.0 if late else self.settings.overdue_share)
+        self.overdue_credit = min(1.0, max(-1.0, credit))
+        allotted = self.allotments.get(give.card_id)
+        if allotted is not None and kind.model in allotted:
+            allotted[kind.model] -= len(images)
+            if allotted[kind.model] <= 0:
+                del allotted[kind.model]
+        if switching:
+            card.switched = now
+            load = self.estimates.load(card.facts, kind.model, kind.model_bytes)
+            begins = now if not card.held else card.held[-1].ends
+            self.table.keep_until[card.row] = begins + setup + self.settings.keep_loads * load
+        card.held.append(batch)
+        self._holds(card, now)
+
+    def not_given(self, job_id: str, index: int, now: float, *, waits: bool) -> None:
+        """The lease was not written. `waits`: the image is in the queue as before."""
+        self._end(job_id, index, now, None, waits)
+
+    def restored(self, job_id: str, index: int, card_id: str, now: float, *, started: bool) -> None:
+        """An image that a card holds from before this broker started. After its `add_job`."""
+        job, card = self.jobs[job_id], self.table.cards[card_id]
+        kind = job.facts.kind
+        run = self.estimates.seconds(card.facts, kind)
+        image = (job_id, index)
+        self._leave(job, index)
+        job.held += 1
+        self.holders[image] = card_id
+        found = next((batch for batch in card.held if batch.kind == kind), None)
+        if found is None:
+            found = Batch(kind, set(), 0, 0.0, run, now)
+            card.held.append(found)
+        found.images.add(image)
+        found.size += 1
+        found.charges[image] = (job.facts.member, job.priority, 0.0)
+        self._holds(card, now)
+
+    def image_started(self, job_id: str, index: int, now: float) -> None:
+        """The card has begun with it: with the model's loading, if that is needed."""
+        found = self._batch((job_id, index))
+        if found is not None:
+            card, batch = found
+            if batch.started is None:
+                batch.started = now
+                batch.begins = now
+                self._holds(card, now)
+
+    def image_ended(
+        self,
+        job_id: str,
+        index: int,
+        now: float,
+        outcome: Outcome,
+        *,
+        waits: bool = False,
+        load_seconds: float | None = None,
+        run_seconds: float | None = None,
+    ) -> None:
+        """A card's hold on an image is over. `waits`: it is in the queue again.
+
+        `load_seconds` and `run_seconds` (of its batch) are the card's own measurements, where it
+        has them; without, the time between start and end is split by what was expected.
+        """
+        card_id = self.holders.get((job_id, index))
+        if card_id is None:
+            return
+        job = self.jobs.get(job_id)
+        if outcome in (Outcome.FAILED, Outcome.LOST) and job is not None:
+            job.avoid[index] = job.avoid.get(index, frozenset()) | {card_id}
+        found = self._batch((job_id, index))
+        if found is not None:
+            card, batch = found
+            model = batch.kind.model
+            if outcome is Outcome.DONE:
+                self.quarantine.done(card_id, model, batch.kind.need)
+                self._learn(card, batch, now, load_seconds, run_seconds)
+                self.table.paused[card.row] = -math.inf
+                self.table.probing[card.row] = False
+            elif outcome is Outcome.FAILED:
+                if self.quarantine.failed(card_id, model, job_id, now):
+                    self.table.paused[card.row] = self.quarantine.until(card_id)
+                    self.table.probing[card.row] = self.quarantine.probing(card_id)
+            elif outcome is Outcome.REFUSED:
+                self.quarantine.refused(card_id, batch.kind.need, now)
+            if outcome is Outcome.FAILED or outcome is Outcome.LOST:
+                card.loaded = frozenset()
+        self._end(job_id, index, now, outcome, waits)
+
+    # The linear programme's answer
+
+    def use_allotments(self, allotments: Mapping[str, Mapping[str, int]], now: float) -> None:
+        """How many images of which model each card should take next; see backlog.py."""
+        self.allotments = {
+            card_id: {model: count for model, count in models.items() if count > 0}
+            for card_id, models in allotments.items()
+        }
+        self.allotted_at = now
+
+    # What a plan asks
+
+    @property
+    def slack(self) -> float:
+        """GPU-seconds that a member may be behind before fairness goes before speed."""
+        return max(self.settings.slack, self.settings.slack_per_card * len(self.table.cards))
+
+    def together(self, card: Card, kind: Kind) -> int:
+        if self._together is not None:
+            return max(1, self._together(card.facts.card_id, kind))
+        return max(1, card.facts.most_together)
+
+    def overdue(self, now: float, most: int) -> list[Job]:
+        """Up to so many of the waiting jobs past their age limit, those first that passed it
+        first."""
+        found: list[tuple[float, int, Job]] = []
+        while self._due and self._due[0][0] <= now and len(found) < most:
+            entry = heapq.heappop(self._due)
+            job = entry[2]
+            job.listed = bool(job.waiting)  # else it is listed again when an image comes back
+            if job.waiting:
+                found.append(entry)
+        for entry in found:
+            heapq.heappush(self._due, entry)
+        return [job for _, _, job in found]
+
+    def hopeless(self, now: float) -> list[tuple[Job, str]]:
+        """Waiting jobs that cannot be done by their deadline any more, with the reason; a bounded
+        number at once."""
+        found: list[tuple[Job, str]] = []
+        again: list[tuple[float, int, Job]] = []
+        while self._deadlines and self._deadlines[0][0] <= now and len(found) < 64:
+            _, number, job = heapq.heappop(self._deadlines)
+            if self.jobs.get(job.facts.job_id) is not job or not job.waiting:
+                continue
+            last = self._last_start(job)
+            again.append((last if last > now else now + 1.0, number, job))
+            if now >= job.facts.deadline:
+                found.append((job, "its deadline passed before a card could take it"))
+            elif now > last:
+                needs = job.facts.deadline - last
+                left = job.facts.deadline - now
+                found.append((job, f"it needs {needs:.0f} s and its deadline is in {left:.0f} s"))
+        for entry in again:
+            heapq.heappush(self._deadlines, entry)
+        return found
+
+    def next_deadline(self) -> float:
+        return self._deadlines[0][0] if self._deadlines else math.inf
+
+    def teach(self, now: float) -> None:
+        """Spread what classes have learnt to cards that were not measured, now and then."""
+        if self._untaught and now - self._taught_at > _RELEARN:
+            self.table.relearn()
+            self._taught_at, self._untaught = now, False
+
+    # Inside
+
+    def _last_start(self, job: Job) -> float:
+        """The last moment at which the fastest card, its model loaded, could begin in time. Only
+        measured figures count: a guess must not end a job."""
+        best = math.inf
+        kind = job.facts.kind
+        able = self.table.capable(kind)
+        rates = self.table.rates(kind)
+        if able.any():
+            row = int((rates + (~able) * 1e9).argmin())
+            card = self.table.rows[row]
+            if card is not None and self.estimates.measured(card.facts, kind):
+                best = float(rates[row]) * kind.work
+        return job.facts.deadline - (best if best < math.inf else 0.0)
+
+    def _leave(self, job: Job, index: int) -> None:
+        if index not in job.waiting:
+            return
+        own = (job.facts.priority, job.facts.member)
+        self.ahead[own].add(job.facts.job_id, -1, -job.facts.kind.work)
+        if self.lines.left(job, index):
+            now_in = (job.priority, job.facts.member)
+            if now_in not in self.lines.by_member:
+                self.fairness.rests(now_in)
+
+    def _close_if_over(self, job: Job) -> None:
+        if not job.waiting and not job.held:
+            self.jobs.pop(job.facts.job_id, None)
+            own = (job.facts.priority, job.facts.member)
+            if (ahead := self.ahead.get(own)) is not None:
+                ahead.remove(job.facts.job_id)
+                if not len(ahead):
+                    del self.ahead[own]
+
+    def _batch(self, image: Image) -> tuple[Card, Batch] | None:
+        card = self.table.cards.get(self.holders.get(image, ""))
+        if card is None:
+            return None
+        return next(((card, batch) for batch in card.held if image in batch.images), None)
+
+    def _end(
+        self, job_id: str, index: int, now: float, outcome: Outcome | None, waits: bool
+    ) -> None:
+        image = (job_id, index)
+        found = self._batch(image)
+        self.holders.pop(image, None)
+        job = self.jobs.get(job_id)
+        if found is not None:
+            card, batch = found
+            batch.images.discard(image)
+            self._settle(batch, image, now, outcome)
+            if not batch.images:
+                self._batch_over(card, batch, now)
+        if job is not None:
+            job.held -= 1
+            if waits:
+                self.image_waits(job_id, index, now)
+            self._close_if_over(job)
+
+    def _settle(self, batch: Batch, image: Image, now: float, outcome: Outcome | None) -> None:
+        """Correct what the member was charged to what the card really spent."""
+        member, priority, charged = batch.charges.pop(image, ("", 0, 0.0))
+        if not member and not charged:
+            return
+        really = 0.0
+        if outcome not in (None, Outcome.REFUSED) and batch.started is not None:
+            really = (now - batch.started) / batch.size
+        if charged or really:
+            self.fairness.charge((priority, member), really - charged)
+
+    def _batch_over(self, card: Card, batch: Batch, now: float) -> None:
+        first = bool(card.held) and card.held[0] is batch
+        card.held.remove(batch)
+        if first and card.held and card.held[0].started is None:
+            card.held[0].begins = now
+        self._holds(card, now)
+
+    def _learn(
+        self,
+        card: Card,
+        batch: Batch,
+        now: float,
+        load_seconds: float | None,
+        run_seconds: float | None,
+    ) -> None:
+        """The first image of a batch that is done teaches what the batch took."""
+        kind, facts = batch.kind, card.facts
+        begun = batch.started if batch.started is not None else batch.begins
+        took = now - begun
+        if kind.model not in card.loaded:
+            card.loaded = frozenset([kind.model])
+        if len(batch.images) < batch.size:
+            return  # of this batch, one was done before
+        new = not self.estimates.measured(facts, kind)
+        if batch.setup > 0 and load_seconds is None and run_seconds is None:
+            if not new:  # a first drawing with its loading says nothing about either
+                self.estimates.loaded(facts, kind.model, max(0.0, took - batch.run))
+            else:
+                share = took / (batch.setup + batch.run)
+                self.estimates.drew(facts, kind, batch.size, batch.run * share)
+        else:
+            if load_seconds is not None and batch.setup > 0:
+                self.estimates.loaded(facts, kind.model, load_seconds)
+            ran = run_seconds if run_seconds is not None else took - (load_seconds or 0.0)
+            self.estimates.drew(facts, kind, batch.size, ran)
+        self.table.learnt(card, kind.model)
+        self._untaught = True
+        if new:
+            self._taught_at = -math.inf
+
+    def _here(self, card: Card, here: bool) -> None:
+        card.here = here
+
+    def _holds(self, card: Card, now: float) -> None:
+        """Bring the table's row of this card up to date."""
+        running = card.held[0] if card.held else None
+        self.table.holds(card)
+        if running is not None:
+            lead = max(self.settings.stage_lead, self.settings.stage_share * running.run)
+            self.table.timing(card, lead, self.settings.overrun * running.run)
