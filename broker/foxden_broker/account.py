@@ -10,17 +10,16 @@ from dataclasses import dataclass, field
 
 from foxden_broker.blobs import BlobStore
 from foxden_broker.catalogue import resolve
-from foxden_broker.estimates import Estimates
 from foxden_broker.hub import Hub
 from foxden_broker.pool import Held, OpenJob, Pool, PoolCard
 from foxden_broker.retries import after_loss
+from foxden_broker.scheduler import backlog
 from foxden_broker.session import Session
 from foxden_broker.store.base import Change, Decide, Lease, Store
 from foxden_broker.uploads import Signer
 from foxden_proto.problems import Problem
 from foxden_proto.states import TaskEvent, TaskState
 from foxden_proto.timers import Timers
-from foxden_proto.v1.generation_pb2 import ImageRequest
 from foxden_proto.v1.pool_pb2 import CardInfo
 
 log = logging.getLogger(__name__)
@@ -41,9 +40,10 @@ class Account:
     timers: Timers
     pool: Pool = field(init=False)
     hub: Hub = field(default_factory=Hub)
-    estimates: Estimates = field(default_factory=Estimates)
     sessions: dict[str, Session] = field(default_factory=dict)  # by agent_id
     wake: asyncio.Event = field(default_factory=asyncio.Event)  # something to plan
+
+    _ahead: asyncio.Task[None] | None = None  # a deep backlog being planned
 
     def __post_init__(self) -> None:
         self.pool = Pool(self.account_id)
@@ -52,38 +52,62 @@ class Account:
         """Fill the mirror from the store. Agents that held images when the broker stopped have
         `timers.lease_lost` from now to come back with them."""
         for row in await self.store.cards(self.account_id):
-            self.pool.cards[row.card_id] = PoolCard(
-                CardInfo.FromString(row.info),
-                row.agent_id,
-                row.agent_name,
-                row.agent_version,
-                row.last_seen_ms,
-            )
+            info = CardInfo.FromString(row.info)
+            who = (row.agent_id, row.agent_name, row.agent_version)
+            self.pool.put_card(PoolCard(info, *who, row.last_seen_ms))
         now = time.monotonic()
         for job, task in await self.store.open_tasks(self.account_id):
             releasing = task.state is TaskState.RELEASING
-            unknown = self.deadline(ImageRequest(), "")
-            self.pool.restore(job, task, now + self.timers.release if releasing else unknown)
+            unknown = 3 * self.timers.unknown_run + self.timers.load_budget
+            self.pool.restore(job, task, now + (self.timers.release if releasing else unknown))
         for held in self.pool.held.values():
             self.sessions.setdefault(held.agent_id, Session(held.agent_id, self.timers, now))
         self.wake.set()
 
-    def deadline(self, request: ImageRequest, card_id: str) -> float:
-        """The monotonic moment at which a lease given now is taken away: 3 x the estimate, with
-        time to load the model."""
-        known = self.estimates.seconds(card_id, request) if card_id else None
-        seconds = 3 * (known or self.timers.unknown_run) + self.timers.load_budget
-        return time.monotonic() + seconds
+    def deadline(self, card_id: str, job_id: str) -> float:
+        """The monotonic moment at which a lease given to this card now is taken away: 3 x the
+        estimate of all it holds then, with time to load the model."""
+        seconds = 0.0
+        estimates, card = self.pool.scheduler.estimates, self.pool.scheduler.table.cards[card_id]
+        for batch in card.held:
+            known = estimates.measured(card.facts, batch.kind)
+            seconds += batch.run if known else self.timers.unknown_run
+        return time.monotonic() + 3 * seconds + self.timers.load_budget
+
+    def refresh(self, session: Session) -> bool:
+        """Whether this agent is given work now; the scheduler hears of it where that is new."""
+        accepts = session.link.accepts_work(time.monotonic())
+        if self.pool.agent_accepts(session.agent_id, accepts):
+            self.wake.set()
+        return accepts
+
+    def plan_ahead(self) -> None:
+        """The backlog is deep: have it planned as a whole, in a thread, beside everything else."""
+        if backlog.available() and (self._ahead is None or self._ahead.done()):
+            question = backlog.ask(self.pool.scheduler, time.monotonic())
+            if question is not None:
+                solving = self._plan_ahead(question)
+                self._ahead = asyncio.create_task(solving, name="plan ahead")
+
+    async def _plan_ahead(self, question: backlog.Question) -> None:
+        try:
+            allotments = await asyncio.to_thread(backlog.solve, question)
+        except Exception:  # whatever ails the solver, the queue is planned a step at a time then
+            log.exception("the backlog could not be planned as a whole")
+            return
+        self.pool.scheduler.use_allotments(allotments, time.monotonic())
+        self.wake.set()
 
     # Changes that both doors make
 
     async def end_lease(
         self, lease: Lease, event: TaskEvent | Decide, reason: str, *, blame: bool = False
     ) -> Change | None:
-        """End a lease in the store, then here. None: it was not held any more."""
+        """End a lease in the store, then here. `blame`: the card is at fault. None: it was not
+        held any more."""
         change = await self.store.end_lease(self.account_id, lease, event, reason, now_ms())
         if change is not None:
-            self.pool.ended(lease, change.task.state, blame=blame)
+            self.pool.ended(lease, change, blame=blame)
             log.info("image %s/%d: %s (%s)", lease.job_id, lease.index, change.event.value, reason)
             self.changed(lease.job_id)
         return change
@@ -104,21 +128,21 @@ class Account:
     async def resolve_waiting(self) -> None:
         """The first card is here: what was accepted before any model was known is completed,
         or ended with the reason, so that nothing waits for a model that nobody has."""
-        if all(job.resolved for job in self.pool.jobs.values()):
+        if not self.pool.unresolved:
             return
         catalogue = self.pool.catalogue()
         if not any(card.models for card in catalogue.cards):
             return
-        for job in [job for job in self.pool.jobs.values() if not job.resolved]:
+        for job in [self.pool.jobs[job_id] for job_id in self.pool.unresolved]:
             try:
                 complete = resolve(job.request, catalogue)
             except Problem as problem:
-                images = [(job.job_id, index) for index in job.waiting]
+                images = [(job.job_id, index) for index in sorted(job.waiting)]
                 await self.end_queued(images, TaskEvent.GIVE_UP, problem.message)
                 continue
             data = complete.SerializeToString()
             if await self.store.resolve(self.account_id, job.job_id, data, complete.model_sha256):
-                job.request, job.resolved = complete, True
+                self.pool.resolved(job, complete)
                 self.changed(job.job_id)
 
     def changed(self, job_id: str) -> None:
@@ -126,12 +150,17 @@ class Account:
         self.hub.changed(job_id)
         self.wake.set()
 
+    def cards_changed(self) -> None:
+        """Tell everybody who looks at cards or waits for one, and plan again."""
+        self.hub.everything_changed()
+        self.wake.set()
+
     def capable_ids(self, job_id: str) -> set[str]:
         """Cards that could run this job and are online: the others a retry may go to."""
         job = self.pool.jobs.get(job_id)
         if job is None:
             return set()
-        return {c.info.card_id for c in self.pool.capable_cards(job.request) if c.online}
+        return {c.info.card_id for c in self.pool.capable_cards(job.kind) if c.online}
 
     def waits_for(self, job: OpenJob) -> str:
         """What must happen before this job can start; empty where a card can take it."""
@@ -139,7 +168,7 @@ class Account:
             return "the first card to join this pool"
         if not job.resolved:
             return "a card with a model"
-        capable = self.pool.capable_cards(job.request)
+        capable = self.pool.capable_cards(job.kind)
         if any(card.works for card in capable):
             return ""
         if not capable:

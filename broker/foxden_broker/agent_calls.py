@@ -68,15 +68,18 @@ async def handle(account: Account, session: Session, event: link.Event) -> None:
             await session.close("silent for too long")
         case Message():  # acknowledged, draining: the link itself keeps them
             account.wake.set()
+    account.refresh(session)
     session.flush()
 
 
 def offline(account: Account, session: Session) -> None:
     """The agent's connection is over; its images stay its own until the link's grace ends."""
-    for card in _cards_of(account, session):
+    account.refresh(session)
+    for card in account.pool.cards_of(session.agent_id):
         card.online = False
         card.last_seen_ms = now_ms()
-    account.hub.changed(account.hub.CARDS)
+        account.pool.card_changed(card.info.card_id)
+    account.cards_changed()
 
 
 async def _hello(account: Account, session: Session, hello: pb.Hello) -> None:
@@ -110,7 +113,7 @@ async def _cards(
     cards: Sequence[pool_pb2.CardInfo],
     hello: pb.Hello | None = None,
 ) -> None:
-    known = {card.info.card_id: card for card in _cards_of(account, session)}
+    known = {card.info.card_id: card for card in account.pool.cards_of(session.agent_id)}
     name, version = (hello.agent_name[:100], hello.agent_version[:40]) if hello else ("", "")
     if hello is None and known:
         any_card = next(iter(known.values()))
@@ -125,26 +128,28 @@ async def _cards(
             f"card {taken[0]} belongs to another agent: give this installation a home of its own"
         )
     for card_id in set(known) - {card.card_id for card in cards}:
-        del account.pool.cards[card_id]
+        account.pool.forget_card(card_id)
     for card in cards:
         before = known.get(card.card_id)
-        account.pool.cards[card.card_id] = PoolCard(
-            card,
-            session.agent_id,
-            name,
-            version,
-            now_ms(),
-            online=True,
-            mode=before.mode if before else pool_pb2.MODE_READY,
-            reasons=before.reasons if before else (),
-            readings=before.readings if before else pool_pb2.CardReadings(card_id=card.card_id),
+        account.pool.put_card(
+            PoolCard(
+                card,
+                session.agent_id,
+                name,
+                version,
+                now_ms(),
+                online=True,
+                mode=before.mode if before else pool_pb2.MODE_READY,
+                reasons=before.reasons if before else (),
+                readings=before.readings if before else pool_pb2.CardReadings(card_id=card.card_id),
+            )
         )
     rows = [(card.card_id, card.SerializeToString()) for card in cards]
     await account.store.save_cards(
         account.account_id, session.agent_id, name, version, rows, now_ms()
     )
     await account.resolve_waiting()
-    _cards_changed(account)
+    account.cards_changed()
 
 
 def _mode(account: Account, session: Session, mode: pb.CardMode) -> None:
@@ -160,18 +165,8 @@ def _with_card(account: Account, session: Session, card_id: str, **values: objec
         setattr(card, name, value)
     card.last_seen_ms = now_ms()
     if before != (card.mode, card.reasons, tuple(card.readings.loaded_models)):
-        _cards_changed(account)
-
-
-def _cards_changed(account: Account) -> None:
-    account.hub.changed(account.hub.CARDS)
-    for job_id in account.pool.jobs:
-        account.hub.changed(job_id)  # what a waiting job waits for may be another thing now
-    account.wake.set()
-
-
-def _cards_of(account: Account, session: Session) -> list[PoolCard]:
-    return [c for c in account.pool.cards.values() if c.agent_id == session.agent_id]
+        account.pool.card_changed(card_id)
+        account.cards_changed()
 
 
 def _holds(account: Account, session: Session, lease: Lease) -> Held | None:
@@ -194,7 +189,7 @@ async def _started(account: Account, session: Session, event: pb.TaskStarted) ->
 
 async def _start(account: Account, held: Held) -> None:
     if await account.store.start(account.account_id, held.lease, now_ms()) is not None:
-        held.started = True
+        account.pool.started(held)
         account.hub.changed(held.lease.job_id)
 
 
@@ -252,8 +247,7 @@ async def _finished(account: Account, session: Session, event: pb.TaskFinished) 
         now_ms(),
     )
     if change is not None:
-        account.pool.ended(lease, change.task.state, blame=False)
-        account.estimates.observe(task.card_id, request, picture.seconds)
+        account.pool.ended(lease, change, blame=False, run=picture.seconds)
         account.changed(lease.job_id)
     session.link.settle(event.lease, holds)
 
@@ -263,7 +257,8 @@ async def _failed(account: Account, session: Session, event: pb.TaskFailed) -> N
     if _holds(account, session, lease):
         decide = after_failure(account.capable_ids(lease.job_id), retryable=event.retryable)
         why = event.reason[:_REASON_CHARACTERS] or "the engine failed"
-        await account.end_lease(lease, decide, why, blame=True)
+        # What no card could do better says nothing about this one.
+        await account.end_lease(lease, decide, why, blame=event.retryable)
     session.link.settle(event.lease, True)
 
 

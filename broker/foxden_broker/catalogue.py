@@ -10,6 +10,7 @@ import difflib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from foxden_broker.problems import invalid
 from foxden_proto.problems import Problem, Reason
@@ -26,7 +27,7 @@ class Catalogue:
 
     def models(self) -> list[PoolModel]:
         """Every model with the number of cards that have it, the most widespread first."""
-        default = self._default()
+        default = self._default
         listed = [
             PoolModel(
                 model=model,
@@ -34,7 +35,7 @@ class Catalogue:
                 cards_online=len(holders & self.online),
                 is_default=default is not None and model.sha256 == default.sha256,
             )
-            for model, holders in self._holders().values()
+            for model, holders in self._holders.values()
         ]
         listed.sort(key=lambda m: (-m.cards, m.model.name, m.model.sha256))
         return listed
@@ -43,7 +44,7 @@ class Catalogue:
         """The model with this name (empty: the pool's default), on most cards where namesakes
         differ, or exactly the one with `sha256`. Raises Problem UNKNOWN_MODEL."""
         if not name and not sha256:
-            default = self._default()
+            default = self._default
             if default is None:
                 raise Problem(
                     Reason.UNKNOWN_MODEL,
@@ -60,13 +61,19 @@ class Catalogue:
         }
         found = [
             (model, len(holders))
-            for model, holders in self._holders().values()
+            for model, holders in self._holders.values()
             if model.sha256 in named and (not sha256 or model.sha256 == sha256)
         ]
         if not found:
             raise self._unknown(name or sha256)
         return min(found, key=lambda pair: (-pair[1], pair[0].sha256))[0]
 
+    def size(self, sha256: str) -> int:
+        """Bytes of a model's files; 0 where that is not known."""
+        found = self._holders.get(sha256)
+        return found[0].size if found else 0
+
+    @cached_property
     def _holders(self) -> dict[str, tuple[Model, set[str]]]:
         holders: dict[str, tuple[Model, set[str]]] = {}
         for card in self.cards:
@@ -74,15 +81,16 @@ class Catalogue:
                 holders.setdefault(model.sha256, (model, set()))[1].add(card.card_id)
         return holders
 
+    @cached_property
     def _default(self) -> Model | None:
         """The real model on most cards; the demo model only where there is no other."""
-        found = [(model, len(holders)) for model, holders in self._holders().values()]
+        found = [(model, len(holders)) for model, holders in self._holders.values()]
         if not found:
             return None
         return min(found, key=lambda p: (p[0].demo, -p[1], p[0].name, p[0].sha256))[0]
 
     def _unknown(self, name: str) -> Problem:
-        names = Counter(model.name for model, _ in self._holders().values())
+        names = Counter(model.name for model, _ in self._holders.values())
         near = difflib.get_close_matches(name, list(names), n=3, cutoff=0.4) or sorted(names)[:3]
         return Problem(
             Reason.UNKNOWN_MODEL,
@@ -121,17 +129,11 @@ def resolve(request: ImageRequest, catalogue: Catalogue) -> ImageRequest:
     return complete
 
 
-def can_run(request: ImageRequest, card: CardInfo) -> str:
-    """Why a card cannot run a complete request; empty where it can."""
-    if all(model.sha256 != request.model_sha256 for model in card.models):
-        return f"{card.name} does not have the model {request.model}"
-    if all(not _offers(sampler, request) for sampler in card.samplers):
-        return f"{card.name} does not run {request.sampler} with schedule {request.schedule}"
-    return ""
-
-
-def _offers(sampler: Sampler, request: ImageRequest) -> bool:
-    return sampler.name == request.sampler and request.schedule in sampler.schedules
+def offers(card: CardInfo, model_sha256: str, sampler: str, schedule: str) -> bool:
+    """Whether a card can run complete requests with these."""
+    return any(model.sha256 == model_sha256 for model in card.models) and any(
+        one.name == sampler and schedule in one.schedules for one in card.samplers
+    )
 
 
 def _check_size(field: str, pixels: int, model: Model) -> None:

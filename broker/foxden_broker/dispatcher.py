@@ -1,15 +1,19 @@
-"""The loop that hands images out: wait for a reason to plan, plan, write it down, send."""
+"""The loop that hands out work: ask the scheduler, write it down, send."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
+from collections import defaultdict
+from collections.abc import Sequence
 
 from foxden_broker.account import Account, now_ms
 from foxden_broker.pool import Held
-from foxden_broker.scheduler import Give, plan
-from foxden_broker.store.base import Assign, Change, StoreError
+from foxden_broker.scheduler.facts import Action, Expire, Give, Image
+from foxden_broker.scheduler.planning import plan
+from foxden_broker.store.base import Assign, StoreError
 from foxden_broker.uploads import upload_path
 from foxden_proto.link import LeaseKey
 from foxden_proto.states import TaskEvent, TaskState
@@ -19,12 +23,12 @@ log = logging.getLogger(__name__)
 
 
 async def run(account: Account) -> None:
-    """Plan whenever something changed, until cancelled."""
+    """Plan whenever something changed, and when the plan says so, until cancelled."""
+    again = 0.0
     while True:
-        await account.wake.wait()
-        account.wake.clear()
+        await _woken(account, again)
         try:
-            await dispatch(account)
+            again = await dispatch(account)
         except StoreError as error:
             # A full disk ends when somebody frees space.
             log.error("nothing can be handed out, trying again: %s", error)
@@ -32,87 +36,151 @@ async def run(account: Account) -> None:
             account.wake.set()
 
 
-async def dispatch(account: Account) -> None:
-    """One round: lease what the plan says in one transaction, then send it."""
-    now = time.monotonic()
-    accepting = {a for a, session in account.sessions.items() if session.link.accepts_work(now)}
+async def _woken(account: Account, at: float) -> None:
+    """Until something changed, or the monotonic moment `at`."""
+    if not account.wake.is_set() and at > time.monotonic():
+        try:
+            async with asyncio.timeout_at(_loop_time(at)):
+                await account.wake.wait()
+        except TimeoutError:
+            pass
+    account.wake.clear()
+
+
+def _loop_time(at: float) -> float | None:
+    if math.isinf(at):
+        return None
+    return asyncio.get_running_loop().time() + at - time.monotonic()
+
+
+async def dispatch(account: Account) -> float:
+    """Hand out all that can go out now, in rounds; each leases what one plan says in one
+    transaction, then sends it. Answers when to plan again if nothing happens before."""
+    while True:
+        todo = plan(account.pool.scheduler, time.monotonic())
+        if todo.wants_allotments:
+            account.plan_ahead()
+        if not todo.actions:
+            return todo.wake_at
+        await _expire(account, todo.actions)
+        gives = _deliverable(account, todo.actions)
+        if gives:
+            await _hand_out(account, gives)
+
+
+def _deliverable(account: Account, actions: Sequence[Action]) -> list[Give]:
+    """The gives whose agents take work this very moment: a link may have fallen silent since its
+    clock was looked at last."""
+    gives = []
+    for action in actions:
+        if isinstance(action, Give):
+            session = account.sessions.get(account.pool.cards[action.card_id].agent_id)
+            if session is not None and account.refresh(session):
+                gives.append(action)
+    return gives
+
+
+async def _hand_out(account: Account, gives: Sequence[Give]) -> None:
     pool = account.pool
-    gives = plan(pool.waiting_jobs(), pool.open_cards(accepting))
-    if not gives:
-        return
-    assigns = [_assign(account, give) for give in gives]
-    for assign in assigns:
-        pool.reserve(assign)
-    granted: dict[tuple[str, int], Change] = {}
+    assigns = {image: _assign(account, give, image) for give in gives for image in give.images}
+    for give in gives:
+        pool.reserve(give)
+    granted: dict[Image, LeaseKey] = {}
     failure: StoreError | None = None
     try:
-        changes = await account.store.assign(account.account_id, assigns, now_ms())
-        granted = {(change.task.job_id, change.task.index): change for change in changes}
+        for change in await account.store.assign(
+            account.account_id, list(assigns.values()), now_ms()
+        ):
+            granted[change.task.job_id, change.task.index] = change.task.lease
     except StoreError as error:
         failure = error
-    for assign in assigns:
-        if (change := granted.get((assign.job_id, assign.index))) is not None:
-            _hold(account, assign, change)
-        elif failure is not None and not pool.jobs[assign.job_id].cancelled:
-            # Nothing was written. Put back without asking: a store that cannot write may not be
-            # able to answer either, and nobody would touch this image again.
-            pool.requeue(assign.job_id, assign.index)
-        pool.unreserve(assign)
+    for give in gives:
+        _hold(account, give, [(assigns[i], granted[i]) for i in give.images if i in granted])
+    refused = [image for image in assigns if image not in granted]
     if failure is not None:
+        # Nothing was written. Put back without asking: a store that cannot write may not be able
+        # to answer either, and nobody would touch these images again.
+        for job_id, index in refused:
+            pool.unreserve(job_id, index, waits=not pool.jobs[job_id].cancelled)
         raise failure
-    for assign in assigns:
+    for give in gives:
         try:
-            if (change := granted.get((assign.job_id, assign.index))) is not None:
-                await _send(account, assign, change.task.lease)
-            else:
-                await _put_back(account, assign)
+            await _send(account, give, [granted[i] for i in give.images if i in granted])
         except StoreError as error:  # the others are leased by now and must be sent
+            failure = error
+    for job_id, index in refused:
+        try:
+            pool.unreserve(job_id, index, waits=await _still_waits(account, job_id, index))
+        except StoreError as error:
+            # Unknown: it is asked for again, and refused again if it is over.
+            pool.unreserve(job_id, index, waits=not pool.jobs[job_id].cancelled)
             failure = error
     if failure is not None:
         raise failure
 
 
-def _assign(account: Account, give: Give) -> Assign:
+def _assign(account: Account, give: Give, image: Image) -> Assign:
     card = account.pool.cards[give.card_id]
-    return Assign(give.job_id, give.index, give.card_id, card.info.name, card.agent_id)
+    return Assign(image[0], image[1], give.card_id, card.info.name, card.agent_id)
 
 
-def _hold(account: Account, assign: Assign, change: Change) -> None:
-    job = account.pool.jobs[assign.job_id]
-    deadline = account.deadline(job.request, assign.card_id)
-    lease = change.task.lease
-    account.pool.hold(Held(lease, assign.card_id, assign.agent_id, False, deadline))
-    account.hub.changed(assign.job_id)
+def _hold(account: Account, give: Give, leases: Sequence[tuple[Assign, LeaseKey]]) -> None:
+    if leases:
+        deadline = account.deadline(give.card_id, leases[0][1].job_id)
+    for assign, lease in leases:
+        account.pool.hold(Held(lease, assign.card_id, assign.agent_id, False, deadline))
+        account.hub.changed(assign.job_id)
 
 
-async def _put_back(account: Account, refused: Assign) -> None:
-    """The store did not lease this: the image was not queued any more. Ask whether it is."""
-    job = await account.store.job(account.account_id, refused.job_id)
-    if job is not None and job.tasks[refused.index].state is TaskState.QUEUED:
-        if refused.job_id not in account.pool.jobs:
-            account.pool.add_job(job, range(0))
-        account.pool.requeue(refused.job_id, refused.index)
+async def _still_waits(account: Account, job_id: str, index: int) -> bool:
+    """The store did not lease this: it was not queued any more. Ask whether it is."""
+    job = await account.store.job(account.account_id, job_id)
+    return job is not None and job.tasks[index].state is TaskState.QUEUED
 
 
-async def _send(account: Account, assign: Assign, lease: LeaseKey) -> None:
-    session = account.sessions.get(assign.agent_id)
-    job = account.pool.jobs.get(assign.job_id)
-    held = account.pool.held.get(lease)
-    if job is None or held is None:
+async def _send(account: Account, give: Give, leases: Sequence[LeaseKey]) -> None:
+    """One assignment, with all images of the batch that were leased and are wanted still."""
+    pool = account.pool
+    held = [pool.held[lease] for lease in leases if lease in pool.held]
+    if not held:
         return
+    session = account.sessions.get(held[0].agent_id)
     if session is None or not session.link.up:
         # The link broke while the lease was being written; nobody has seen it yet.
-        await account.end_lease(lease, TaskEvent.REFUSE, "the link broke before it was sent")
+        for one in held:
+            why = "the link broke before it was sent"
+            await account.end_lease(one.lease, TaskEvent.REFUSE, why)
         return
-    task = pb.AssignedTask(
+    tasks = [_task(account, one) for one in held]
+    assignment = pb.Assignment(card_id=give.card_id, tasks=tasks)
+    session.link.assign(assignment, time.monotonic())
+    for one in held:
+        if pool.jobs[one.lease.job_id].cancelled:
+            session.link.stop(one.lease)  # the cancel came while the lease was being written
+    session.flush()
+
+
+def _task(account: Account, held: Held) -> pb.AssignedTask:
+    lease = held.lease
+    return pb.AssignedTask(
         lease=lease.message(),
-        request=job.image_request(assign.index),
+        request=account.pool.jobs[lease.job_id].image_request(lease.index),
         upload_path=upload_path(account.account_id, lease),
         upload_token=account.signer.upload_token(account.account_id, lease),
         deadline=held.deadline - time.monotonic(),
     )
-    assignment = pb.Assignment(card_id=assign.card_id, tasks=[task])
-    session.link.assign(assignment, time.monotonic())
-    if job.cancelled:
-        session.link.stop(lease)  # the cancel came while the lease was being written
-    session.flush()
+
+
+async def _expire(account: Account, actions: Sequence[Action]) -> None:
+    """End what cannot be done by its deadline any more."""
+    by_reason: defaultdict[str, list[Image]] = defaultdict(list)
+    for action in actions:
+        if isinstance(action, Expire):
+            by_reason[action.reason].append((action.job_id, action.index))
+            account.pool.set_aside(action.job_id, action.index)
+    for reason, images in by_reason.items():
+        try:
+            await account.end_queued(images, TaskEvent.EXPIRE, reason)
+        finally:
+            for job_id, index in images:
+                account.pool.take_back(job_id, index)  # where the store could not end it

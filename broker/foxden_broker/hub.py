@@ -77,6 +77,11 @@ class Hub:
         for subscription in self._topics.get(topic, ()):
             subscription.changed()
 
+    def everything_changed(self) -> None:
+        for subscriptions in self._topics.values():
+            for subscription in subscriptions:
+                subscription.changed()
+
     def progressed(self, job_id: str, progress: Progress) -> None:
         for subscription in self._topics.get(job_id, ()):
             subscription.progressed(progress)

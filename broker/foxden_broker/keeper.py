@@ -31,6 +31,7 @@ async def look(account: Account) -> None:
         try:
             for event in session.link.tick(now):
                 await agent_calls.handle(account, session, event)
+            account.refresh(session)
         except StoreError as error:
             # The link says it once. What its agent has, its next hello will tell.
             log.error("agent %s: %s", session.agent_id, error)
@@ -55,11 +56,12 @@ async def look(account: Account) -> None:
         decide = after_failure(account.capable_ids(lease.job_id))
         why = "it took far longer than such an image should"
         await account.end_lease(lease, decide, why, blame=True)
+    # What has a model is expired by the scheduler, which knows how long it would take.
     passed = [
         (job.job_id, index)
-        for job in account.pool.jobs.values()
+        for job in map(account.pool.jobs.__getitem__, account.pool.unresolved)
         if job.deadline_ms and job.deadline_ms <= now_ms()
-        for index in job.waiting
+        for index in sorted(job.waiting)
     ]
     if passed:
         why = "its deadline passed before a card was free"

@@ -2,24 +2,38 @@
 
 A mirror of the store that the scheduler can look at without a query. It is filled from the store
 when the broker starts and follows every accepted change; where the two differ the store is right,
-because each write is guarded there. Nothing here awaits.
+because each write is guarded there. Each change is told to the scheduler's state as one event;
+nobody else tells it anything. Nothing here awaits, and nothing grows with the depth of the queue.
 """
 
 from __future__ import annotations
 
-import bisect
-from collections.abc import Iterator
+import time
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from foxden_broker.catalogue import Catalogue, can_run
+from foxden_broker.catalogue import Catalogue, offers
 from foxden_broker.retries import cards_failed_on
-from foxden_broker.scheduler import OpenCard, WaitingJob
-from foxden_broker.store.base import Assign, Job, Lease, Task
-from foxden_proto.states import TASK_HELD, TaskState
+from foxden_broker.scheduler.facts import CardFacts, Give, JobFacts, Kind, Need, Outcome
+from foxden_broker.scheduler.queue import State
+from foxden_broker.store.base import Change, Job, Lease, Task
+from foxden_proto.states import TASK_HELD, TaskEvent, TaskState
 from foxden_proto.v1 import pool_pb2
 from foxden_proto.v1.generation_pb2 import ImageRequest
 
 _WORKING = frozenset({pool_pb2.MODE_READY, pool_pb2.MODE_DUTY_CYCLED})
+_BLAMED = {
+    TaskEvent.FAIL: Outcome.FAILED,
+    TaskEvent.GIVE_UP: Outcome.FAILED,
+    TaskEvent.LOSE: Outcome.LOST,
+    TaskEvent.REFUSE: Outcome.REFUSED,
+}
+_BLAMELESS = {
+    TaskEvent.FINISH: Outcome.DONE,
+    TaskEvent.LOSE: Outcome.RELEASED,
+    TaskEvent.RELEASED: Outcome.RELEASED,
+}
 
 
 @dataclass
@@ -40,21 +54,29 @@ class PoolCard:
     def works(self) -> bool:
         return self.online and self.mode in _WORKING
 
+    @property
+    def facts(self) -> CardFacts:
+        """Cards of one class, such as two RTX 4070, start from the same estimates."""
+        info = self.info
+        named = info.name.rpartition(" in ")[0] or info.name  # "RTX 4070 in kitchen-pc"
+        return CardFacts(info.card_id, f"{named} {info.device.partition(':')[0]}", info.memory_total)
+
 
 @dataclass
 class OpenJob:
     """A job with images that wait or run."""
 
     job_id: str
+    member: str
     request: ImageRequest
     priority: int
     created_ms: int
     deadline_ms: int
     resolved: bool  # the model is known and every default filled in
+    kind: Kind
     cancelled: bool = False
-    waiting: list[int] = field(default_factory=list)  # ascending
-    held: int = 0
-    avoid: dict[int, frozenset[str]] = field(default_factory=dict)
+    waiting: set[int] = field(default_factory=set)
+    held: int = 0  # images that a card has, or that are on their way through the store to one
 
     def image_request(self, index: int) -> ImageRequest:
         """The request of one image: the job's, with the image's own seed."""
@@ -74,6 +96,7 @@ class Held:
     started: bool
     deadline: float  # monotonic seconds after which it is taken away
     releasing: bool = False  # the owner takes the card back; the last checkpoint may follow
+    started_at: float = 0.0  # monotonic seconds; 0: not known
 
 
 class Pool:
@@ -83,132 +106,283 @@ class Pool:
         self.account_id = account_id
         self.cards: dict[str, PoolCard] = {}
         self.jobs: dict[str, OpenJob] = {}
+        self.unresolved: set[str] = set()  # jobs from before any model was known
         self.held: dict[Lease, Held] = {}
-        self._reserved: dict[str, int] = {}  # card_id -> images on their way through the store
+        self.scheduler = State(self._capable, self._together)
+        self._accepting: set[str] = set()  # agents whose link takes work
+        self._of_agent: defaultdict[str, set[str]] = defaultdict(set)  # card ids
+        self._leases_of_agent: defaultdict[str, set[Lease]] = defaultdict(set)
+        self._images_on: defaultdict[str, int] = defaultdict(int)
+        self._catalogue: Catalogue | None = None  # until a card comes, goes or changes
+        self._able: dict[Need, list[PoolCard]] = {}  # until then as well
 
     # Cards
 
+    def put_card(self, card: PoolCard) -> None:
+        """A card is here, or remembered from before; or it described itself anew."""
+        card_id = card.info.card_id
+        self.cards[card_id] = card
+        self._of_agent[card.agent_id].add(card_id)
+        self._cards_differ()
+        now = time.monotonic()
+        self.scheduler.card_here(
+            card.facts,
+            now,
+            accepting=self._takes_work(card),
+            loaded=card.readings.loaded_models,
+        )
+        if not card.online:
+            self.scheduler.card_gone(card_id, now)
+
+    def card_changed(self, card_id: str) -> None:
+        """Its mode, its readings or its presence are other ones now."""
+        card = self.cards[card_id]
+        now = time.monotonic()
+        self._catalogue = None
+        if not card.online:
+            self.scheduler.card_gone(card_id, now)
+            return
+        self.scheduler.card_loaded(card_id, card.readings.loaded_models, now)
+        self.scheduler.card_accepts(card_id, self._takes_work(card), now)
+
+    def forget_card(self, card_id: str) -> None:
+        """It will not come back. What it holds has to have ended."""
+        card = self.cards.pop(card_id, None)
+        if card is not None:
+            self._of_agent[card.agent_id].discard(card_id)
+            self._cards_differ()
+            self.scheduler.card_forgotten(card_id, time.monotonic())
+
+    def agent_accepts(self, agent_id: str, accepts: bool) -> bool:
+        """Whether an agent's link takes work now. True where that is new."""
+        if accepts == (agent_id in self._accepting):
+            return False
+        (self._accepting.add if accepts else self._accepting.discard)(agent_id)
+        for card_id in self._of_agent.get(agent_id, ()):
+            takes = self._takes_work(self.cards[card_id])
+            self.scheduler.card_accepts(card_id, takes, time.monotonic())
+        return True
+
+    def cards_of(self, agent_id: str) -> list[PoolCard]:
+        return [self.cards[card_id] for card_id in self._of_agent.get(agent_id, ())]
+
     def catalogue(self) -> Catalogue:
-        online = frozenset(card_id for card_id, card in self.cards.items() if card.online)
-        return Catalogue([card.info for card in self.cards.values()], online)
+        if self._catalogue is None:
+            online = frozenset(card_id for card_id, card in self.cards.items() if card.online)
+            self._catalogue = Catalogue([card.info for card in self.cards.values()], online)
+        return self._catalogue
 
-    def capable_cards(self, request: ImageRequest) -> list[PoolCard]:
-        return [card for card in self.cards.values() if not can_run(request, card.info)]
-
-    def open_cards(self, accepting: set[str]) -> list[OpenCard]:
-        """Cards that work and whose agent is in `accepting`."""
-        busy = dict(self._reserved)
-        for held in self.held.values():
-            busy[held.card_id] = busy.get(held.card_id, 0) + 1
-        return [
-            OpenCard(card.info, busy.get(card_id, 0), frozenset(card.readings.loaded_models))
-            for card_id, card in self.cards.items()
-            if card.works and card.agent_id in accepting
-        ]
+    def capable_cards(self, kind: Kind) -> list[PoolCard]:
+        """Cards that could run this, online or not."""
+        if kind.need not in self._able:
+            able = [card for card in self.cards.values() if offers(card.info, *kind.need)]
+            self._able[kind.need] = able
+        return self._able[kind.need]
 
     def images_on(self, card_id: str) -> int:
-        return sum(1 for held in self.held.values() if held.card_id == card_id)
+        return self._images_on.get(card_id, 0)
+
+    def _takes_work(self, card: PoolCard) -> bool:
+        return card.works and card.agent_id in self._accepting
+
+    def _cards_differ(self) -> None:
+        self._catalogue = None
+        self._able.clear()
+
+    def _capable(self, card_id: str, kind: Kind) -> bool:
+        card = self.cards.get(card_id)
+        return card is not None and offers(card.info, *kind.need)
+
+    def _together(self, card_id: str, kind: Kind) -> int:
+        return 1
 
     # Jobs
 
-    def add_job(self, job: Job, waiting: Iterator[int] | range) -> OpenJob:
+    def add_job(self, job: Job, waiting: Iterable[int]) -> OpenJob:
         request = ImageRequest.FromString(job.request)
         opened = OpenJob(
             job.job_id,
+            job.member,
             request,
             job.priority,
             job.created_ms,
             job.deadline_ms,
             bool(job.model_sha256),
+            self._kind(request),
             job.cancel_requested,
-            list(waiting),
+            set(waiting),
         )
         self.jobs[job.job_id] = opened
+        if opened.resolved:
+            self._schedule(opened, sorted(opened.waiting))
+        else:
+            self.unresolved.add(job.job_id)
         return opened
+
+    def resolved(self, job: OpenJob, complete: ImageRequest) -> None:
+        """The model of a job that came before any card is known now."""
+        job.request, job.kind, job.resolved = complete, self._kind(complete), True
+        self.unresolved.discard(job.job_id)
+        self._schedule(job, sorted(job.waiting))
 
     def restore(self, job: Job, task: Task, deadline: float) -> None:
         """Take in an open task that the store remembers from before a restart."""
-        opened = self.jobs.get(job.job_id) or self.add_job(job, range(0))
-        failed_on = cards_failed_on(task)
-        if failed_on:
-            opened.avoid[task.index] = failed_on
-        if task.state in TASK_HELD:
-            started = task.state is not TaskState.LEASED
-            releasing = task.state is TaskState.RELEASING
-            self.hold(Held(task.lease, task.card_id, task.agent_id, started, deadline, releasing))
-        else:
-            self.requeue(task.job_id, task.index)
+        opened = self.jobs.get(job.job_id) or self.add_job(job, ())
+        if task.state not in TASK_HELD:
+            self.requeue(task.job_id, task.index, cards_failed_on(task))
+            return
+        started = task.state is not TaskState.LEASED
+        releasing = task.state is TaskState.RELEASING
+        opened.held += 1
+        self.hold(Held(task.lease, task.card_id, task.agent_id, started, deadline, releasing))
+        if task.card_id in self.cards and opened.resolved:
+            self._schedule(opened, (), {task.index: cards_failed_on(task)})
+            now = time.monotonic()
+            self.scheduler.restored(job.job_id, task.index, task.card_id, now, started=started)
 
-    def waiting_jobs(self) -> list[WaitingJob]:
-        return [
-            WaitingJob(j.job_id, j.priority, j.created_ms, j.request, j.waiting, j.avoid)
-            for j in self.jobs.values()
-            if j.waiting and j.resolved and not j.cancelled
-        ]
-
-    def images_before(self, job_id: str) -> int:
-        """Waiting images that go before this job's first, by priority and age."""
-        me = self.jobs.get(job_id)
-        if me is None:
-            return 0
-        mine = (me.priority, me.created_ms, me.job_id)
-        return sum(
-            len(j.waiting)
-            for j in self.jobs.values()
-            if (j.priority, j.created_ms, j.job_id) < mine
-        )
-
-    def requeue(self, job_id: str, index: int) -> None:
+    def requeue(self, job_id: str, index: int, avoid: frozenset[str] | None = None) -> None:
+        """The image waits (again). `avoid`: cards that failed on it; None: as before."""
         job = self.jobs.get(job_id)
-        if job is not None and index not in job.waiting:
-            bisect.insort(job.waiting, index)
+        if job is not None:
+            job.waiting.add(index)
+            if job.resolved:
+                self._schedule(job, (index,), {} if avoid is None else {index: avoid})
 
     def unqueue(self, job_id: str, index: int) -> None:
         job = self.jobs.get(job_id)
         if job is not None and index in job.waiting:
-            job.waiting.remove(index)
+            job.waiting.discard(index)
+            self.scheduler.image_left(job_id, index, time.monotonic())
             self._close_if_over(job)
+
+    def set_aside(self, job_id: str, index: int) -> None:
+        """It is being ended in the store, and must not be handed out meanwhile."""
+        self.scheduler.image_left(job_id, index, time.monotonic())
+
+    def take_back(self, job_id: str, index: int) -> None:
+        """What was set aside waits on, unless it has ended."""
+        job = self.jobs.get(job_id)
+        if job is not None and index in job.waiting:
+            self._schedule(job, (index,))
 
     # Leases
 
-    def reserve(self, assign: Assign) -> None:
-        """The image is on its way to the card: it neither waits nor leaves the card free."""
-        job = self.jobs[assign.job_id]
-        job.waiting.remove(assign.index)
-        job.held += 1
-        self._reserved[assign.card_id] = self._reserved.get(assign.card_id, 0) + 1
+    def reserve(self, give: Give) -> None:
+        """The images are on their way to the card: they neither wait nor leave the card free."""
+        for job_id, index in give.images:
+            job = self.jobs[job_id]
+            job.waiting.discard(index)
+            job.held += 1
+        self.scheduler.given(give, time.monotonic())
 
-    def unreserve(self, assign: Assign) -> None:
-        self._reserved[assign.card_id] -= 1
-        if not self._reserved[assign.card_id]:
-            del self._reserved[assign.card_id]
-        if (job := self.jobs.get(assign.job_id)) is not None:
-            job.held -= 1
-            self._close_if_over(job)
+    def unreserve(self, job_id: str, index: int, *, waits: bool) -> None:
+        """The store did not lease it. `waits`: it is in the queue as before."""
+        job = self.jobs[job_id]
+        job.held -= 1
+        if waits:
+            job.waiting.add(index)
+        self.scheduler.not_given(job_id, index, time.monotonic(), waits=waits)
+        self._close_if_over(job)
 
     def hold(self, held: Held) -> None:
+        """The card has the lease now; it was reserved before."""
         self.held[held.lease] = held
-        if (job := self.jobs.get(held.lease.job_id)) is not None:
-            job.held += 1
+        self._leases_of_agent[held.agent_id].add(held.lease)
+        self._images_on[held.card_id] += 1
 
-    def ended(self, lease: Lease, after: TaskState, *, blame: bool) -> None:
-        """A lease is over; with `blame` its card is avoided for this image from now on."""
+    def started(self, held: Held) -> None:
+        held.started, held.started_at = True, time.monotonic()
+        self.scheduler.image_started(held.lease.job_id, held.lease.index, held.started_at)
+
+    def ended(self, lease: Lease, change: Change, *, blame: bool, run: float | None = None) -> None:
+        """A lease is over. `blame`: its card is at fault, and avoided for this image from now on.
+        `run`: seconds its batch took, where a picture came of it."""
         held = self.held.pop(lease, None)
+        if held is not None:
+            self._leases_of_agent[held.agent_id].discard(lease)
+            self._images_on[held.card_id] -= 1
         job = self.jobs.get(lease.job_id)
         if job is None:
             return
+        waits = change.task.state is TaskState.QUEUED
         if held is not None:
             job.held -= 1
-            if blame:
-                avoided = job.avoid.get(lease.index, frozenset())
-                job.avoid[lease.index] = avoided | {held.card_id}
-        if after is TaskState.QUEUED:
-            self.requeue(lease.job_id, lease.index)
+        if waits:
+            job.waiting.add(lease.index)
+        image = (lease.job_id, lease.index)
+        if image in self.scheduler.holders:
+            self._tell_end(image, change.event, held, waits, blame, run)
+        elif waits and job.resolved:
+            self._schedule(job, (lease.index,))
         self._close_if_over(job)
 
     def leases_of(self, agent_id: str) -> list[Held]:
-        return [held for held in self.held.values() if held.agent_id == agent_id]
+        return [self.held[lease] for lease in self._leases_of_agent.get(agent_id, ())]
+
+    def _tell_end(
+        self,
+        image: tuple[str, int],
+        event: TaskEvent,
+        held: Held | None,
+        waits: bool,
+        blame: bool,
+        run: float | None,
+    ) -> None:
+        now = time.monotonic()
+        if event is TaskEvent.REFUSE and not blame:  # it never reached the card
+            self.scheduler.not_given(*image, now, waits=waits)
+            return
+        outcome = _BLAMED.get(event) if blame else _BLAMELESS.get(event)
+        load = None
+        if run is not None and held is not None and held.started_at:
+            load = max(0.0, now - held.started_at - run)
+        self.scheduler.image_ended(
+            *image,
+            now,
+            outcome or Outcome.STOPPED,
+            waits=waits,
+            load_seconds=load,
+            run_seconds=run,
+        )
+
+    # Inside
+
+    def _schedule(
+        self, job: OpenJob, indices: Iterable[int], avoid: dict[int, frozenset[str]] | None = None
+    ) -> None:
+        """Tell the scheduler that these wait; it forgets a job when nothing waits or is held."""
+        now = time.monotonic()
+        if job.job_id not in self.scheduler.jobs:
+            ahead = now - time.time()  # of the clock that jobs are stamped with
+            deadline = job.deadline_ms / 1000 + ahead if job.deadline_ms else float("inf")
+            facts = JobFacts(
+                job.job_id,
+                job.member,
+                job.kind,
+                job.created_ms / 1000 + ahead,
+                job.priority,
+                deadline,
+            )
+            self.scheduler.add_job(facts, (), now)
+        for index, cards in (avoid or {}).items():
+            self.scheduler.jobs[job.job_id].avoid[index] = cards
+        for index in indices:
+            self.scheduler.image_waits(job.job_id, index, now)
+
+    def _kind(self, request: ImageRequest) -> Kind:
+        model = request.model_sha256
+        return Kind(
+            model,
+            request.width,
+            request.height,
+            request.steps,
+            request.sampler,
+            request.schedule,
+            request.guidance_scale,
+            self.catalogue().size(model),
+        )
 
     def _close_if_over(self, job: OpenJob) -> None:
         if not job.waiting and not job.held:
             self.jobs.pop(job.job_id, None)
+            self.unresolved.discard(job.job_id)
