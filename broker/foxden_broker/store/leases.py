@@ -8,13 +8,12 @@ from dataclasses import replace
 from sqlalchemy import Connection, select
 
 from foxden_broker.store.base import Assign, Change, Decide, Job, Lease, Picture, Task
-from foxden_broker.store.changes import JobHead, Move, apply, lock_jobs
+from foxden_broker.store.changes import JobHead, Move, apply, lock_jobs, lock_task
 from foxden_broker.store.rows import (
     JOB_COLUMNS,
     TASK_COLUMNS,
     as_job,
     as_task,
-    pick_task,
     pick_tasks,
     read_attempts,
     read_tasks,
@@ -148,13 +147,10 @@ def retry(conn: Connection, account_id: str, job_id: str, now_ms: int) -> tuple[
 
 def _held(conn: Connection, account_id: str, lease: Lease) -> tuple[JobHead, Task] | None:
     """The job, locked, and the task if this is its latest lease."""
-    head = lock_jobs(conn, account_id, [lease.job_id]).get(lease.job_id)
-    if head is None:
+    found = lock_task(conn, account_id, lease.job_id, lease.index)
+    if found is None or found[1].lease_no != lease.lease_no or not lease.lease_no:
         return None
-    mine = pick_task(conn, account_id, lease.job_id, lease.index)
-    if mine is None or mine.lease_no != lease.lease_no or not mine.lease_no:
-        return None
-    return head, mine
+    return found
 
 
 def _apply_one(conn: Connection, account_id: str, head: JobHead, move: Move, now_ms: int) -> Change:
