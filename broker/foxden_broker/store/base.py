@@ -233,10 +233,9 @@ class Store(Protocol):
     async def lease_account(
         self, account_id: str, replica_id: str, now_ms: int, until_ms: int
     ) -> SchedulingLease | None:
-        """Take a lease that is free or expired (epoch + 1), or extend one's own that has not
-        expired (same epoch). None: it is another's. Of two callers at once one wins.
-
-        One's own that expired is taken anew: another may have planned in between, and gone."""
+        """Take a lease that is free or expired (epoch + 1), or extend one's own (same epoch, also
+        where it expired and nobody took it). None: it is another's. Of two callers at once one
+        wins. A replica_id is of one run of one process."""
         ...
 
     async def leave_account(self, account_id: str, replica_id: str, epoch: int) -> None:

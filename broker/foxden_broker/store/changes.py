@@ -301,7 +301,7 @@ _CLOSE_ATTEMPT = (
         gpu_ms=case(
             (_RAN_FROM == 0, 0),
             (_RAN_FROM >= _RAN_TO, 0),
-            else_=(_RAN_TO - _RAN_FROM) / attempt.c.batch,
+            else_=(_RAN_TO - _RAN_FROM) // attempt.c.batch,
         ),
     )
 )

@@ -184,7 +184,7 @@ class Upload:
 class JobPage:
     jobs: tuple[Job, ...]  # newest first, without tasks
     next_before: str = ""  # pass as `before` for the next page; empty: no more
-    total: int = field(default=0, compare=False)
+    total: int = field(default=0, compare=False)  # exact up to 10,000
 
 
 @dataclass(frozen=True)
