@@ -13,7 +13,7 @@ from foxden_broker.pool import Held, PoolCard
 from foxden_broker.retries import after_failure
 from foxden_broker.session import Session
 from foxden_broker.store.base import Lease, Picture, StoreError
-from foxden_proto import link
+from foxden_proto import link, logs
 from foxden_proto.link import LeaseKey
 from foxden_proto.link_checks import LinkError
 from foxden_proto.states import TaskEvent
@@ -101,7 +101,10 @@ async def _hello(account: Account, session: Session, hello: pb.Hello) -> None:
         job = account.pool.jobs.get(key.job_id)
         if job is not None and job.cancelled and not claimed[key].ended:
             session.link.stop(key)  # the cancel came while the link was broken
-    log.info("agent %s (%s) is online", hello.agent_name, session.agent_id)
+    log.info(
+        *("agent %s (%s) is online", hello.agent_name, session.agent_id),
+        extra=logs.fields(agent=session.agent_id, account=account.account_id),
+    )
 
 
 async def _cards(
@@ -138,13 +141,14 @@ async def _cards(
             mode=before.mode if before else pool_pb2.MODE_READY,
             reasons=before.reasons if before else (),
             readings=before.readings if before else pool_pb2.CardReadings(card_id=card.card_id),
+            standing=before.standing if before else "",
         )
     rows = [(card.card_id, card.SerializeToString()) for card in cards]
     await account.store.save_cards(
         account.account_id, session.agent_id, name, version, rows, now_ms()
     )
     await account.resolve_waiting()
-    _cards_changed(account)
+    account.cards_changed()
 
 
 def _mode(account: Account, session: Session, mode: pb.CardMode) -> None:
@@ -160,14 +164,7 @@ def _with_card(account: Account, session: Session, card_id: str, **values: objec
         setattr(card, name, value)
     card.last_seen_ms = now_ms()
     if before != (card.mode, card.reasons, tuple(card.readings.loaded_models)):
-        _cards_changed(account)
-
-
-def _cards_changed(account: Account) -> None:
-    account.hub.changed(account.hub.CARDS)
-    for job_id in account.pool.jobs:
-        account.hub.changed(job_id)  # what a waiting job waits for may be another thing now
-    account.wake.set()
+        account.cards_changed()
 
 
 def _cards_of(account: Account, session: Session) -> list[PoolCard]:
@@ -193,7 +190,9 @@ async def _started(account: Account, session: Session, event: pb.TaskStarted) ->
 
 
 async def _start(account: Account, held: Held) -> None:
-    if await account.store.start(account.account_id, held.lease, now_ms()) is not None:
+    change = await account.store.start(account.account_id, held.lease, now_ms())
+    if change is not None:
+        account.noted(change)
         held.started = True
         account.hub.changed(held.lease.job_id)
 
@@ -252,6 +251,7 @@ async def _finished(account: Account, session: Session, event: pb.TaskFinished) 
         now_ms(),
     )
     if change is not None:
+        account.noted(change)
         account.pool.ended(lease, change.task.state, blame=False)
         account.estimates.observe(task.card_id, request, picture.seconds)
         account.changed(lease.job_id)

@@ -37,7 +37,8 @@ async def dispatch(account: Account) -> None:
     now = time.monotonic()
     accepting = {a for a, session in account.sessions.items() if session.link.accepts_work(now)}
     pool = account.pool
-    gives = plan(pool.waiting_jobs(), pool.open_cards(accepting))
+    with account.metrics.planning():
+        gives = plan(pool.waiting_jobs(account.room()), pool.open_cards(accepting))
     if not gives:
         return
     assigns = [_assign(account, give) for give in gives]

@@ -8,10 +8,11 @@ because each write is guarded there. Nothing here awaits.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from foxden_broker.catalogue import Catalogue, can_run
+from foxden_broker.quotas import Tally
 from foxden_broker.retries import cards_failed_on
 from foxden_broker.scheduler import OpenCard, WaitingJob
 from foxden_broker.store.base import Assign, Job, Lease, Task
@@ -35,10 +36,17 @@ class PoolCard:
     mode: pool_pb2.Mode.ValueType = pool_pb2.MODE_READY
     reasons: tuple[str, ...] = ()
     readings: pool_pb2.CardReadings = field(default_factory=pool_pb2.CardReadings)
+    standing: str = ""  # what an administrator decided: "", "cordoned" or "draining"
 
     @property
     def works(self) -> bool:
-        return self.online and self.mode in _WORKING
+        """Whether it takes new images."""
+        return self.online and self.mode in _WORKING and not self.standing
+
+    @property
+    def why_not(self) -> str:
+        """Why it takes none although it is online, in words for people."""
+        return ", ".join([*filter(None, [self.standing]), *self.reasons]) or "paused"
 
 
 @dataclass
@@ -51,6 +59,7 @@ class OpenJob:
     created_ms: int
     deadline_ms: int
     resolved: bool  # the model is known and every default filled in
+    member: str
     cancelled: bool = False
     waiting: list[int] = field(default_factory=list)  # ascending
     held: int = 0
@@ -74,6 +83,7 @@ class Held:
     started: bool
     deadline: float  # monotonic seconds after which it is taken away
     releasing: bool = False  # the owner takes the card back; the last checkpoint may follow
+    puts: list[str] = field(default_factory=list)  # sha256 of pictures that were sent for it
 
 
 class Pool:
@@ -84,6 +94,7 @@ class Pool:
         self.cards: dict[str, PoolCard] = {}
         self.jobs: dict[str, OpenJob] = {}
         self.held: dict[Lease, Held] = {}
+        self.tally = Tally()
         self._reserved: dict[str, int] = {}  # card_id -> images on their way through the store
 
     # Cards
@@ -120,10 +131,12 @@ class Pool:
             job.created_ms,
             job.deadline_ms,
             bool(job.model_sha256),
+            job.member,
             job.cancel_requested,
             list(waiting),
         )
         self.jobs[job.job_id] = opened
+        self.tally.waits(job.member, len(opened.waiting), job.priority)
         return opened
 
     def restore(self, job: Job, task: Task, deadline: float) -> None:
@@ -139,12 +152,26 @@ class Pool:
         else:
             self.requeue(task.job_id, task.index)
 
-    def waiting_jobs(self) -> list[WaitingJob]:
-        return [
-            WaitingJob(j.job_id, j.priority, j.created_ms, j.request, j.waiting, j.avoid)
-            for j in self.jobs.values()
-            if j.waiting and j.resolved and not j.cancelled
-        ]
+    def waiting_jobs(self, room: Mapping[str, int] | None = None) -> list[WaitingJob]:
+        """What may be handed out. `room`: for members whose running images are limited, how many
+        more may start now; the oldest of the highest priority go first."""
+        jobs = [j for j in self.jobs.values() if j.waiting and j.resolved and not j.cancelled]
+        left = dict(room or {})
+        if left:
+            jobs.sort(key=lambda j: (j.priority, j.created_ms, j.job_id))
+        found = []
+        for job in jobs:
+            waiting = job.waiting
+            if job.member in left:
+                waiting = waiting[: left[job.member]]
+                left[job.member] -= len(waiting)
+            if waiting:
+                found.append(
+                    WaitingJob(
+                        job.job_id, job.priority, job.created_ms, job.request, waiting, job.avoid
+                    )
+                )
+        return found
 
     def images_before(self, job_id: str) -> int:
         """Waiting images that go before this job's first, by priority and age."""
@@ -162,11 +189,13 @@ class Pool:
         job = self.jobs.get(job_id)
         if job is not None and index not in job.waiting:
             bisect.insort(job.waiting, index)
+            self.tally.waits(job.member, 1, job.priority)
 
     def unqueue(self, job_id: str, index: int) -> None:
         job = self.jobs.get(job_id)
         if job is not None and index in job.waiting:
             job.waiting.remove(index)
+            self.tally.waits(job.member, -1, job.priority)
             self._close_if_over(job)
 
     # Leases
@@ -176,6 +205,8 @@ class Pool:
         job = self.jobs[assign.job_id]
         job.waiting.remove(assign.index)
         job.held += 1
+        self.tally.waits(job.member, -1, job.priority)
+        self.tally.runs(job.member, 1)
         self._reserved[assign.card_id] = self._reserved.get(assign.card_id, 0) + 1
 
     def unreserve(self, assign: Assign) -> None:
@@ -184,12 +215,14 @@ class Pool:
             del self._reserved[assign.card_id]
         if (job := self.jobs.get(assign.job_id)) is not None:
             job.held -= 1
+            self.tally.runs(job.member, -1)
             self._close_if_over(job)
 
     def hold(self, held: Held) -> None:
         self.held[held.lease] = held
         if (job := self.jobs.get(held.lease.job_id)) is not None:
             job.held += 1
+            self.tally.runs(job.member, 1)
 
     def ended(self, lease: Lease, after: TaskState, *, blame: bool) -> None:
         """A lease is over; with `blame` its card is avoided for this image from now on."""
@@ -199,6 +232,7 @@ class Pool:
             return
         if held is not None:
             job.held -= 1
+            self.tally.runs(job.member, -1)
             if blame:
                 avoided = job.avoid.get(lease.index, frozenset())
                 job.avoid[lease.index] = avoided | {held.card_id}

@@ -96,6 +96,11 @@ class Store(Protocol):
         """
         ...
 
+    async def submitted(self, job: NewJob, *, key_window_ms: int) -> Submitted | None:
+        """What `submit` would answer to a job whose key was used before; None where it would
+        store it. Nothing is written."""
+        ...
+
     async def job(self, account_id: str, job_id: str, *, attempts: bool = False) -> Job | None: ...
     async def changed_tasks(
         self, account_id: str, job_id: str, after_revision: int

@@ -106,6 +106,23 @@ def was_submitted(conn: Connection, new: NewJob, submitted: Submitted) -> bool:
     return False
 
 
+def submitted(conn: Connection, new: NewJob, key_window_ms: int) -> Submitted | None:
+    used = job_key.c
+    row = conn.execute(
+        select(used.job_id, used.request_digest).where(
+            used.account_id == new.account_id,
+            used.member == new.member,
+            used.key == new.idempotency_key,
+            used.created_ms > new.created_ms - key_window_ms,
+        )
+    ).first()
+    earlier = None if row is None else get(conn, new.account_id, row.job_id)
+    if row is None or earlier is None:
+        return None
+    same = bytes(row.request_digest) == new.request_digest
+    return Submitted(earlier, repeated=same, conflict=not same)
+
+
 @cache
 def _claiming(dialect: str) -> Any:
     """Take a key if it is free or too old. One statement, so that of two callers one wins."""

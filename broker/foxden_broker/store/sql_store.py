@@ -98,6 +98,9 @@ class SqlStore:
             lambda conn, result: job_rows.was_submitted(conn, job, result),
         )
 
+    async def submitted(self, job: NewJob, *, key_window_ms: int) -> Submitted | None:
+        return await self._read(lambda conn: job_rows.submitted(conn, job, key_window_ms))
+
     async def job(self, account_id: str, job_id: str, *, attempts: bool = False) -> Job | None:
         return await self._read(lambda conn: job_rows.get(conn, account_id, job_id, attempts))
 
