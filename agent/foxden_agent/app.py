@@ -21,7 +21,7 @@ from foxden_agent.models import LocalModel
 from foxden_agent.pictures import PictureSender
 from foxden_agent.settings import AgentSettings
 from foxden_agent.worker import CardWorker
-from foxden_proto import limits
+from foxden_proto import limits, logs
 from foxden_proto.link import AgentLink, Dropped, Event, LeaseKey, LeasesExpired
 from foxden_proto.programs import Loop, watched
 from foxden_proto.trust import tls_context
@@ -164,7 +164,10 @@ def _readings(
 def _handle(event: Event, workers: dict[str, CardWorker], online: asyncio.Event) -> None:
     match event:
         case pb.Welcome():
-            log.info("online as session %s", event.session_id)
+            log.info(
+                *("online as session %s", event.session_id),
+                extra=logs.fields(account=event.account_id),
+            )
             online.set()
         case pb.Assignment():
             # A card that is gone: the broker hears nothing and gives the images to another.

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from foxden_proto import logs
 from foxden_proto.address import AddressError, parse
 from foxden_proto.home import home
 from foxden_proto.programs import until_stopped
@@ -36,12 +37,11 @@ class AgentCommand:
         add("--device", type=_device, default="auto", help="auto, cpu or cuda:N (auto)")
         add("--models", type=Path, help="the model folder (models/ in the home folder)")
         add("--name", default="", help="what people see (the machine's name)")
+        add("--log-format", choices=logs.FORMATS, default="text", help="of the log lines (text)")
         add("--supervised", action="store_true", help=argparse.SUPPRESS)
 
     def run(self, args: argparse.Namespace) -> int:
-        logging.basicConfig(
-            level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s"
-        )
+        logs.set_up(args.log_format)
         # One line per request would drown the log, and it would name every picture.
         logging.getLogger("httpx").setLevel(logging.WARNING)
         try:

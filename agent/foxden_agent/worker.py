@@ -11,6 +11,7 @@ from foxden_agent.card_engine import CardEngine
 from foxden_agent.engine_client import EngineFailed, EngineProcess, EngineRefused
 from foxden_agent.models import LocalModel
 from foxden_agent.pictures import PictureRefused, PictureSender
+from foxden_proto import logs
 from foxden_proto.link import AgentLink, LeaseKey
 from foxden_proto.v1 import engine_pb2, generation_pb2
 from foxden_proto.v1 import link_pb2 as pb
@@ -120,7 +121,10 @@ class CardWorker:
             self._end(image, pb.TaskFailed(reason=str(error), retryable=error.retryable))
         except EngineFailed as error:
             self.loaded = ""
-            log.error("the engine of %s is replaced: %s", self.device, error)
+            log.error(
+                *("the engine of %s is replaced: %s", self.device, error),
+                extra=logs.fields(card=self.card_id),
+            )
             self._end(image, pb.TaskFailed(reason=str(error), retryable=True))
             await self._engine.replace()
         else:

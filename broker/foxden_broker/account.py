@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import logging
 import time
 from collections.abc import Sequence
@@ -11,14 +12,17 @@ from dataclasses import dataclass, field
 from foxden_broker.blobs import BlobStore
 from foxden_broker.catalogue import resolve
 from foxden_broker.hub import Hub
+from foxden_broker.metrics import Metrics
 from foxden_broker.pool import Held, OpenJob, Pool, PoolCard
+from foxden_broker.quotas import Defaults, day_of, refusal, room
 from foxden_broker.retries import after_loss
 from foxden_broker.scheduler import backlog
 from foxden_broker.session import Session
-from foxden_broker.store.base import Change, Decide, Lease, Store
+from foxden_broker.store.base import Change, Decide, Lease, Quota, Store
 from foxden_broker.uploads import Signer
+from foxden_proto import logs
 from foxden_proto.problems import Problem
-from foxden_proto.states import TaskEvent, TaskState
+from foxden_proto.states import TASK_ENDED, TASK_HELD, TaskEvent, TaskState
 from foxden_proto.timers import Timers
 from foxden_proto.v1.pool_pb2 import CardInfo
 
@@ -38,10 +42,14 @@ class Account:
     blobs: BlobStore
     signer: Signer
     timers: Timers
+    limits: Defaults = field(default_factory=Defaults)
+    metrics: Metrics = field(default_factory=Metrics)
     pool: Pool = field(init=False)
     hub: Hub = field(default_factory=Hub)
     sessions: dict[str, Session] = field(default_factory=dict)  # by agent_id
     wake: asyncio.Event = field(default_factory=asyncio.Event)  # something to plan
+    quotas: dict[str, Quota] = field(default_factory=dict)  # by member
+    sweeping: asyncio.Lock = field(default_factory=asyncio.Lock)  # no blob is deleted by others
 
     _ahead: asyncio.Task[None] | None = None  # a deep backlog being planned
 
@@ -54,7 +62,8 @@ class Account:
         for row in await self.store.cards(self.account_id):
             info = CardInfo.FromString(row.info)
             who = (row.agent_id, row.agent_name, row.agent_version)
-            self.pool.put_card(PoolCard(info, *who, row.last_seen_ms))
+            self.pool.put_card(PoolCard(info, *who, row.last_seen_ms, standing=row.standing))
+        await self.load_quotas()
         now = time.monotonic()
         for job, task in await self.store.open_tasks(self.account_id):
             releasing = task.state is TaskState.RELEASING
@@ -98,6 +107,43 @@ class Account:
         self.pool.scheduler.use_allotments(allotments, time.monotonic())
         self.wake.set()
 
+    # Members and their limits
+
+    async def load_quotas(self) -> None:
+        """Take limits and today's use of the cards from the store."""
+        self.quotas = {q.member: q for q in await self.store.quotas(self.account_id)}
+        if any(quota.gpu_seconds_per_day for quota in self.quotas.values()):
+            day = day_of(now_ms())
+            rows = await self.store.usage(self.account_id, first_day=day, last_day=day)
+            self.pool.tally.recount(day, rows)
+
+    def check_quota(self, member: str, images: int) -> None:
+        """Raises Problem QUOTA_EXCEEDED where the member may not queue that many more now."""
+        used = self.pool.tally.now(member, time.monotonic(), now_ms())
+        quota = self.quotas.get(member)
+        problem = refusal(member, images, quota, self.limits, used, dt.datetime.now(dt.UTC))
+        if problem is not None:
+            self.metrics.refused()
+            raise problem
+
+    def room(self) -> dict[str, int]:
+        """How many more images may start now, for the members whose running is limited."""
+        return room(self.quotas.values(), self.pool.tally)
+
+    def noted(self, change: Change, *, was_held: bool = True) -> None:
+        """Count an accepted change, before the mirror follows it: metrics, the member's pace, and
+        the card's time it used. `was_held`: a card had the image until now."""
+        task = change.task
+        job = self.pool.jobs.get(task.job_id)
+        self.metrics.changed(change, job.created_ms if job else 0, was_held=was_held)
+        if job is None:
+            return
+        if task.state in TASK_ENDED:
+            self.pool.tally.left(job.member, time.monotonic())
+        if was_held and task.started_ms and task.state not in TASK_HELD:
+            now = now_ms()
+            self.pool.tally.used(job.member, now - task.started_ms, now)
+
     # Changes that both doors make
 
     async def end_lease(
@@ -107,8 +153,14 @@ class Account:
         held any more."""
         change = await self.store.end_lease(self.account_id, lease, event, reason, now_ms())
         if change is not None:
+            self.noted(change)
             self.pool.ended(lease, change, blame=blame)
-            log.info("image %s/%d: %s (%s)", lease.job_id, lease.index, change.event.value, reason)
+            log.info(
+                *("image %s/%d: %s (%s)", lease.job_id, lease.index, change.event.value, reason),
+                extra=logs.fields(
+                    job=lease.job_id, image=lease.index, card=change.task.card_id, reason=reason
+                ),
+            )
             self.changed(lease.job_id)
         return change
 
@@ -122,6 +174,7 @@ class Account:
         self, images: Sequence[tuple[str, int]], event: TaskEvent, why: str
     ) -> None:
         for change in await self.store.end_queued(self.account_id, images, event, why, now_ms()):
+            self.noted(change, was_held=False)
             self.pool.unqueue(change.task.job_id, change.task.index)
             self.changed(change.task.job_id)
 
@@ -175,6 +228,6 @@ class Account:
             return f"a card with the model {job.request.model}"
         online = [card for card in capable if card.online]
         if online:
-            why = "; ".join(f"{c.info.name}: {', '.join(c.reasons) or 'paused'}" for c in online)
+            why = "; ".join(f"{c.info.name}: {c.why_not}" for c in online)
             return f"a card that is allowed to work ({why})"
         return "one of these cards to come back: " + ", ".join(c.info.name for c in capable)

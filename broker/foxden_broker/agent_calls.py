@@ -13,7 +13,7 @@ from foxden_broker.pool import Held, PoolCard
 from foxden_broker.retries import after_failure
 from foxden_broker.session import Session
 from foxden_broker.store.base import Lease, Picture, StoreError
-from foxden_proto import link
+from foxden_proto import link, logs
 from foxden_proto.link import LeaseKey
 from foxden_proto.link_checks import LinkError
 from foxden_proto.states import TaskEvent
@@ -104,7 +104,10 @@ async def _hello(account: Account, session: Session, hello: pb.Hello) -> None:
         job = account.pool.jobs.get(key.job_id)
         if job is not None and job.cancelled and not claimed[key].ended:
             session.link.stop(key)  # the cancel came while the link was broken
-    log.info("agent %s (%s) is online", hello.agent_name, session.agent_id)
+    log.info(
+        *("agent %s (%s) is online", hello.agent_name, session.agent_id),
+        extra=logs.fields(agent=session.agent_id, account=account.account_id),
+    )
 
 
 async def _cards(
@@ -141,6 +144,7 @@ async def _cards(
                 online=True,
                 mode=before.mode if before else pool_pb2.MODE_READY,
                 reasons=before.reasons if before else (),
+                standing=before.standing if before else "",
                 readings=before.readings if before else pool_pb2.CardReadings(card_id=card.card_id),
             )
         )
@@ -188,7 +192,9 @@ async def _started(account: Account, session: Session, event: pb.TaskStarted) ->
 
 
 async def _start(account: Account, held: Held) -> None:
-    if await account.store.start(account.account_id, held.lease, now_ms()) is not None:
+    change = await account.store.start(account.account_id, held.lease, now_ms())
+    if change is not None:
+        account.noted(change)
         account.pool.started(held)
         account.hub.changed(held.lease.job_id)
 
@@ -247,6 +253,7 @@ async def _finished(account: Account, session: Session, event: pb.TaskFinished) 
         now_ms(),
     )
     if change is not None:
+        account.noted(change)
         account.pool.ended(lease, change, blame=False, run=picture.seconds)
         account.changed(lease.job_id)
     session.link.settle(event.lease, holds)

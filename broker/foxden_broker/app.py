@@ -16,11 +16,14 @@ import uvicorn
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from foxden_broker import dispatcher, http_api, keeper
+from foxden_broker import dispatcher, http_api, keeper, sweeper
 from foxden_broker.account import Account, now_ms
 from foxden_broker.auth import Doorkeeper
+from foxden_broker.backup import Copier
 from foxden_broker.blobs import FolderBlobs
 from foxden_broker.grpc_api import AdminService, Door, GenerationService, PoolService
+from foxden_broker.metrics import Metrics, metered
+from foxden_broker.quotas import Defaults
 from foxden_broker.settings import BrokerSettings
 from foxden_broker.store.base import Store
 from foxden_broker.store.sql_store import open_store
@@ -56,17 +59,24 @@ async def broker(settings: BrokerSettings) -> AsyncIterator[Running]:
     _make_folder(settings)
     certificate = _certificate(settings)
     with _listen(settings.host, settings.http_port) as http_socket:
-        store = await open_store(settings.database_url or _sqlite_url(settings))
+        metrics = Metrics()
+        opened = await open_store(settings.database_url or _sqlite_url(settings))
+        store = metered(opened, metrics)
         try:
-            accounts = await _accounts(settings, store)
+            accounts = await _accounts(settings, store, metrics)
             token = await _admin_token(settings, store, next(iter(accounts)))
             doorkeeper = Doorkeeper(store)
-            server, grpc_port = await _grpc(settings, certificate, accounts, store, doorkeeper)
-            http = _http(settings, certificate, accounts, doorkeeper)
+            copier = Copier(settings.folder, store, accounts, sqlite=not settings.postgresql)
+            door = Door(accounts, store, doorkeeper, metrics, copier)
+            server, grpc_port = await _grpc(settings, certificate, door)
+            http = _http(settings, certificate, accounts, doorkeeper, metrics)
+            keep = sweeper.Keep.of(settings)
             loops: list[Loop] = [
                 ("http", _serve(http, http_socket)),
                 *((f"dispatcher {a.account_id}", dispatcher.run(a)) for a in accounts.values()),
                 *((f"keeper {a.account_id}", keeper.run(a)) for a in accounts.values()),
+                *((f"sweeper {a.account_id}", sweeper.run(a, keep)) for a in accounts.values()),
+                ("event loop's lag", metrics.watch_the_loop()),
             ]
             async with watched(loops) as failed:
                 http_port = http_socket.getsockname()[1]
@@ -133,17 +143,32 @@ def _taken(what: str, host: str, port: int, why: str) -> str:
     )
 
 
-async def _accounts(settings: BrokerSettings, store: Store) -> dict[str, Account]:
+async def _accounts(settings: BrokerSettings, store: Store, metrics: Metrics) -> dict[str, Account]:
     ids = list(await store.accounts())
     if not ids:
         ids = [random_id(8)]
         await store.ensure_account(ids[0], "main", now_ms())
-    blobs = FolderBlobs(settings.folder / "blobs")
     signer = Signer(_signing_key(settings))
-    accounts = {i: Account(i, store, blobs, signer, settings.timers) for i in ids}
+    limits = Defaults(settings.most_queued, settings.most_queued_in_account)
+    accounts = {
+        i: Account(i, store, _blobs(settings, ids, i), signer, settings.timers, limits, metrics)
+        for i in ids
+    }
     for account in accounts.values():
         await account.load()
+    metrics.of_accounts(accounts)
     return accounts
+
+
+def _blobs(settings: BrokerSettings, account_ids: list[str], account_id: str) -> FolderBlobs:
+    """The account's own folder: what nobody in it refers to can be deleted."""
+    root = settings.folder / "blobs"
+    before = root / "tmp"  # until 0.1 there was one account, and one folder
+    if before.is_dir() and len(account_ids) == 1 and not (root / account_id).exists():
+        old = root.rename(root.with_name("blobs.moving"))
+        root.mkdir()
+        old.rename(root / account_id)
+    return FolderBlobs(root / account_id)
 
 
 def _signing_key(settings: BrokerSettings) -> bytes:
@@ -168,11 +193,7 @@ async def _admin_token(settings: BrokerSettings, store: Store, account_id: str) 
 
 
 async def _grpc(
-    settings: BrokerSettings,
-    certificate: Certificate | None,
-    accounts: dict[str, Account],
-    store: Store,
-    doorkeeper: Doorkeeper,
+    settings: BrokerSettings, certificate: Certificate | None, door: Door
 ) -> tuple[grpc.aio.Server, int]:
     server = grpc.aio.server(
         options=[
@@ -184,7 +205,6 @@ async def _grpc(
             ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
         ]
     )
-    door = Door(accounts, store, doorkeeper)
     generation_pb2_grpc.add_GenerationServicer_to_server(GenerationService(door), server)
     pool_pb2_grpc.add_PoolServicer_to_server(PoolService(door), server)
     pool_pb2_grpc.add_AdminServicer_to_server(AdminService(door), server)
@@ -226,12 +246,14 @@ def _http(
     certificate: Certificate | None,
     accounts: dict[str, Account],
     doorkeeper: Doorkeeper,
+    metrics: Metrics,
 ) -> _Uvicorn:
     ca_pem = certificate.ca_pem if certificate else ""
-    app = http_api.create(accounts, doorkeeper, ca_pem)
+    app = http_api.create(accounts, doorkeeper, ca_pem, metrics, metrics_open=settings.metrics_open)
     return _Uvicorn(
         uvicorn.Config(
             app,
+            log_config=None,  # its lines go where ours go
             log_level="warning",
             access_log=False,
             lifespan="off",

@@ -15,7 +15,8 @@ import re
 import threading
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -25,6 +26,7 @@ from foxden_proto.limits import CHUNK_BYTES, MIB
 # What fits here is hashed and written in one thread hop; what doesn't, in hops of this size.
 BUFFER_BYTES = 1 * MIB
 
+_ASIDE = ".aside"  # what a file is called in `tmp/` while it is decided whether it goes
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -52,6 +54,21 @@ class BlobMissing(BlobError):
         super().__init__(f"The bytes with sha256 {sha256} are not here (any more).")
 
 
+class BlobStalled(BlobError):
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        super().__init__(f"The bytes did not come within {seconds:g} s; send it again.")
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A blob as it is found in a listing."""
+
+    sha256: str
+    size: int  # bytes
+    put_ms: int  # Unix time at which it was last put, also where it was here already
+
+
 class BlobStore(Protocol):
     """All methods also raise StorageFull and StoreError, and ValueError for a malformed sha256."""
 
@@ -65,6 +82,9 @@ class BlobStore(Protocol):
     ) -> tuple[str, int]:
         """Store what the chunks add up to, and say its sha256 and size. Durable on return.
 
+        A blob that is here already counts as put now: what decides on its age must not take away
+        bytes that somebody has just sent.
+
         Raises BlobTooBig, or BlobMismatch where it isn't what was announced; then nothing is kept.
         """
         ...
@@ -77,8 +97,17 @@ class BlobStore(Protocol):
         """Its size in bytes; None where it isn't here."""
         ...
 
-    async def delete(self, sha256: str) -> bool:
-        """Whether there was anything to delete."""
+    async def delete(self, sha256: str, *, put_before_ms: int | None = None) -> bool:
+        """Delete it, unless it was put (or put again) at `put_before_ms` or later. Whether it was
+        deleted. A put that ends while this runs must leave its bytes behind."""
+        ...
+
+    def kept(self) -> AsyncIterator[Kept]:
+        """Everything that is kept, in any order. May miss what comes or goes meanwhile."""
+        ...
+
+    async def tidy(self, begun_before_ms: int) -> int:
+        """Remove what uploads left behind that began before and never ended; how many."""
         ...
 
 
@@ -92,11 +121,17 @@ class FolderBlobs:
             self._tmp.mkdir(parents=True, exist_ok=True)
             # Left by a crash. Safe only because no other broker writes here: its arriving blobs
             # would look the same.
+            asides = []
             for left in self._tmp.iterdir():
-                left.unlink()
+                if left.suffix == _ASIDE:
+                    asides.append(left)
+                else:
+                    left.unlink()
             for shard in range(256):  # now, so that no picture has to make its folder durable
                 (self._root / f"{shard:02x}").mkdir(exist_ok=True)
             _sync_folder(self._root)
+            for aside in asides:  # a crash while it was looked at: it stays
+                _put_back(aside, _place(self._root, aside.name[:64]))
         except OSError as error:
             raise _translate(error, self._root) from error
 
@@ -158,15 +193,28 @@ class FolderBlobs:
         except OSError as error:
             raise _translate(error, path) from error
 
-    async def delete(self, sha256: str) -> bool:
+    async def delete(self, sha256: str, *, put_before_ms: int | None = None) -> bool:
         path = self._path(sha256)
         try:
+            if put_before_ms is not None:
+                return await asyncio.to_thread(_delete_old, path, sha256, self._tmp, put_before_ms)
             await asyncio.to_thread(path.unlink)
         except FileNotFoundError:
             return False
         except OSError as error:
             raise _translate(error, path) from error
         return True
+
+    async def kept(self) -> AsyncIterator[Kept]:
+        for shard in range(256):  # a thread hop for each: nobody waits for the whole folder
+            for found in await asyncio.to_thread(_listed, self._root / f"{shard:02x}"):
+                yield found
+
+    async def tidy(self, begun_before_ms: int) -> int:
+        try:
+            return await asyncio.to_thread(_tidy, self._tmp, begun_before_ms)
+        except OSError as error:
+            raise _translate(error, self._tmp) from error
 
     def _path(self, sha256: str) -> Path:
         return _place(self._root, _check(sha256))
@@ -296,6 +344,77 @@ def _open(path: Path, sha256: str) -> tuple[BinaryIO | None, bytes]:
         file.close()
         return None, data
     return file, data
+
+
+def _delete_old(path: Path, sha256: str, tmp: Path, before_ms: int) -> bool:
+    """Between a look at its age and its end somebody may put it again, and be told that it is
+    here. So it is first taken aside: a put that comes later finds nothing and writes it anew, one
+    that came before has made it young, which is seen now, and it goes back."""
+    if _put_ms(path) >= before_ms:
+        return False
+    aside = tmp / f"{sha256}.{uuid.uuid4().hex}{_ASIDE}"
+    os.rename(path, aside)
+    if _put_ms(aside) >= before_ms:
+        _put_back(aside, path)
+        return False
+    aside.unlink()
+    return True
+
+
+def _put_back(aside: Path, path: Path) -> None:
+    with suppress(FileExistsError):  # it was put anew meanwhile: the same bytes
+        os.link(aside, path)
+    aside.unlink()
+
+
+def _put_ms(path: Path) -> int:
+    return path.stat().st_mtime_ns // 1_000_000
+
+
+def _listed(shard: Path) -> list[Kept]:
+    found = []
+    with os.scandir(shard) as entries:
+        for entry in entries:
+            sha256 = shard.name + entry.name
+            if not _SHA256.fullmatch(sha256):
+                continue
+            try:
+                facts = entry.stat(follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            found.append(Kept(sha256, facts.st_size, facts.st_mtime_ns // 1_000_000))
+    return found
+
+
+def _tidy(tmp: Path, before_ms: int) -> int:
+    removed = 0
+    for left in tmp.iterdir():
+        try:
+            if left.suffix != _ASIDE and _put_ms(left) < before_ms:
+                left.unlink()
+                removed += 1
+        except FileNotFoundError:
+            pass  # it got its name meanwhile
+    return removed
+
+
+async def paced(
+    chunks: AsyncIterator[bytes], *, stalled: float, whole: float
+) -> AsyncIterator[bytes]:
+    """Pass chunks on. Raises BlobStalled where the next one takes longer than `stalled` seconds,
+    or all of them longer than `whole`: a sender that trickles holds a file and a slot."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + whole
+    while True:
+        limit = min(stalled, end - loop.time())
+        try:
+            async with asyncio.timeout(limit):
+                chunk = await anext(chunks, None)
+        except TimeoutError:
+            raise BlobStalled(stalled if limit == stalled else whole) from None
+        if chunk is None:
+            return
+        yield chunk
 
 
 def _sync_folder(path: Path) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import json
 import logging
+import re
 import sys
 from pathlib import Path
 
+from foxden_proto import logs
 from foxden_proto.home import home
 from foxden_proto.limits import DEFAULT_GRPC_PORT, DEFAULT_HTTP_PORT
 from foxden_proto.programs import until_stopped
@@ -30,12 +33,27 @@ class BrokerCommand:
         add("--database-url", default="", help="where jobs are kept (SQLite in the home folder)")
         add("--tls-cert", type=Path, help="PEM certificate chain, instead of the broker's own CA")
         add("--tls-key", type=Path, help="PEM key of --tls-cert")
+        limit = functools.partial(add, type=_days, metavar="DAYS")
+        limit("--keep-results", default=30.0, help="pictures are swept after; 0: never (30)")
+        limit("--keep-history", default=365.0, help="jobs are forgotten after; 0: never (365)")
+        add(
+            "--keep-bytes",
+            type=_size,
+            default=0,
+            metavar="SIZE",
+            help="of pictures, e.g. 500G: the oldest go first; 0: no limit (0)",
+        )
+        limit = functools.partial(add, type=_images, metavar="N")
+        text = "images of one member that may wait; 0: no limit (10000)"
+        limit("--most-queued", default=10_000, help=text)
+        text = "images of everybody that may wait; 0: no limit (100000)"
+        limit("--most-queued-in-account", default=100_000, help=text)
+        add("--metrics-open", action="store_true", help="tell /metrics without a token")
+        add("--log-format", choices=logs.FORMATS, default="text", help="of the log lines (text)")
         add("--supervised", action="store_true", help=argparse.SUPPRESS)
 
     def run(self, args: argparse.Namespace) -> int:
-        logging.basicConfig(
-            level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s"
-        )
+        logs.set_up(args.log_format)
         logging.getLogger("alembic").setLevel(logging.WARNING)
         try:
             return asyncio.run(_run(args))
@@ -51,6 +69,27 @@ def _port(text: str) -> int:
     if not 0 <= port <= 65535:
         raise argparse.ArgumentTypeError(f"{port} is not a port: use 0 to 65535")
     return port
+
+
+def _days(text: str) -> float:
+    days = float(text)
+    if not 0 <= days <= 36_500:
+        raise argparse.ArgumentTypeError(f"{text} is no number of days: use 0 to 36500")
+    return days
+
+
+def _images(text: str) -> int:
+    images = int(text)
+    if images < 0:
+        raise argparse.ArgumentTypeError(f"{text} is no number of images: use 0 or more")
+    return images
+
+
+def _size(text: str) -> int:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size: write 500G, 2T or bytes")
+    return int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " "))
 
 
 async def _run(args: argparse.Namespace) -> int:
@@ -70,6 +109,12 @@ async def _run(args: argparse.Namespace) -> int:
             database_url=args.database_url,
             tls_cert=args.tls_cert,
             tls_key=args.tls_key,
+            keep_results_days=args.keep_results,
+            keep_bytes=args.keep_bytes,
+            keep_history_days=args.keep_history,
+            most_queued=args.most_queued,
+            most_queued_in_account=args.most_queued_in_account,
+            metrics_open=args.metrics_open,
             supervised=args.supervised,
             timers=Timers.from_environment(),
         )

@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 import random
 import re
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, replace
 
 from foxden_broker.account import Account, now_ms
-from foxden_broker.blobs import BlobMismatch, BlobMissing, BlobTooBig
+from foxden_broker.blobs import BlobMismatch, BlobMissing, BlobStalled, BlobTooBig, paced
 from foxden_broker.catalogue import resolve
 from foxden_broker.pool import OpenJob
-from foxden_broker.problems import invalid, not_found
-from foxden_broker.store.base import Job, NewJob, Task, Upload
+from foxden_broker.problems import invalid, not_found, swept
+from foxden_broker.store.base import Job, NewJob, Submitted, Task, Upload
 from foxden_broker.tokens import random_id
 from foxden_broker.validation import check_submit
 from foxden_broker.wire import job_message, job_state_of, task_picture
@@ -25,8 +26,10 @@ from foxden_proto.v1 import generation_pb2 as gen
 log = logging.getLogger(__name__)
 
 KEY_WINDOW_MS = 24 * 3600 * 1000
+_SWEPT = "its picture was kept for as long as this broker keeps results, and is gone"
 _MEDIA_TYPES = ("image/png", "image/jpeg", "image/webp")
 _QUEUE_REFRESH_SECONDS = 1.0  # how often a waiting client hears its position again
+_WELCOME_SECONDS = 3.0  # a revoked token's stream goes on for this long at most
 
 
 @dataclass(frozen=True)
@@ -53,22 +56,23 @@ async def submit(
         complete, resolved = resolve(checked.request, catalogue), True
     now = now_ms()
     deadline_ms = now + int(checked.deadline_seconds * 1000) if checked.deadline_seconds else 0
-    submitted = await account.store.submit(
-        NewJob(
-            account.account_id,
-            random_id(16),
-            member.name,
-            complete.SerializeToString(),
-            complete.model_sha256 if resolved else "",
-            checked.count,
-            checked.priority,
-            now,
-            deadline_ms,
-            checked.idempotency_key,
-            checked.digest,
-        ),
-        key_window_ms=KEY_WINDOW_MS,
+    new = NewJob(
+        account.account_id,
+        random_id(16),
+        member.name,
+        complete.SerializeToString(),
+        complete.model_sha256 if resolved else "",
+        checked.count,
+        checked.priority,
+        now,
+        deadline_ms,
+        checked.idempotency_key,
+        checked.digest,
     )
+    submitted = await _earlier_where_full(account, new)
+    if submitted is None:
+        with account.pool.tally.expected(member.name, checked.count):
+            submitted = await account.store.submit(new, key_window_ms=KEY_WINDOW_MS)
     if submitted.conflict:
         raise Problem(
             Reason.IDEMPOTENCY_CONFLICT,
@@ -78,6 +82,7 @@ async def submit(
     job = submitted.job
     if not submitted.repeated:
         account.pool.add_job(job, range(job.count))
+        account.metrics.submitted(job.priority)
         account.wake.set()
         # A card with models may have come while the job was being written.
         if not resolved:
@@ -85,6 +90,21 @@ async def submit(
     return gen.SubmitResponse(
         job=job_message(job), queued=queued(account, job), repeated=submitted.repeated
     )
+
+
+async def _earlier_where_full(account: Account, new: NewJob) -> Submitted | None:
+    """Raises Problem QUOTA_EXCEEDED where the member may queue no more, unless this very request
+    was taken before: the answer to it may have been lost, and it counts in the queue already."""
+    try:
+        account.check_quota(new.member, new.count)
+    except Problem:
+        earlier = None
+        if new.idempotency_key:
+            earlier = await account.store.submitted(new, key_window_ms=KEY_WINDOW_MS)
+        if earlier is None:
+            raise
+        return earlier
+    return None
 
 
 async def find(account: Account, member: Member, job_id: str, *, attempts: bool = False) -> Job:
@@ -125,6 +145,7 @@ async def cancel(account: Account, member: Member, job_id: str) -> gen.Job:
     if (opened := account.pool.jobs.get(job_id)) is not None:
         opened.cancelled = True
     for change in cancelled.changes:
+        account.noted(change, was_held=False)
         account.pool.unqueue(change.task.job_id, change.task.index)
     for task in cancelled.running:
         session = account.sessions.get(task.agent_id)
@@ -135,19 +156,57 @@ async def cancel(account: Account, member: Member, job_id: str) -> gen.Job:
     return job_message(cancelled.job)
 
 
+async def retry(account: Account, member: Member, job_id: str) -> gen.Job:
+    """Queue the failed images of a job again. Says nothing new where that was done already.
+
+    Raises Problem: NOT_FOUND, QUOTA_EXCEEDED, or INVALID_REQUEST where nothing of it failed or its
+    deadline has passed.
+    """
+    job = await find(account, member, job_id)
+    failed = sum(task.state is TaskState.FAILED for task in job.tasks)
+    if not failed and job.state in JOB_ENDED:
+        what = f"job {job_id} has no failed image (it is {job.state.value})"
+        raise invalid("job_id", what, "retry for jobs that are failed or partial")
+    if failed and job.deadline_ms and job.deadline_ms <= now_ms():
+        what = f"the deadline of job {job_id} has passed and nothing of it would be started"
+        raise invalid("job_id", what, "a new submit with a later deadline")
+    if failed:
+        account.check_quota(job.member, failed)
+        with account.pool.tally.expected(job.member, failed):
+            changes = await account.store.retry(account.account_id, job_id, now_ms())
+        if changes and job_id in account.pool.jobs:
+            account.pool.jobs[job_id].cancelled = False
+        elif changes:
+            account.pool.add_job(replace(job, cancel_requested=False), range(0))
+        for change in changes:
+            account.pool.requeue(job_id, change.task.index)
+        if changes:
+            await account.resolve_waiting()
+            account.changed(job_id)
+    return job_message(await find(account, member, job_id, attempts=True))
+
+
 async def watch(
-    account: Account, member: Member, request: gen.WatchRequest
+    account: Account,
+    member: Member,
+    request: gen.WatchRequest,
+    still_welcome: Callable[[], Awaitable[object]] | None = None,
 ) -> AsyncIterator[gen.JobEvent]:
     """The job's events after the cursor, until it has ended.
 
     Subscribing comes before reading: what changes between the two wakes the subscription.
+    `still_welcome`, asked every few seconds, raises the Problem that ends the stream.
     """
     job = await find(account, member, request.job_id)
     cursor = request.cursor
+    asked = time.monotonic()
     told_started: set[int] = set()
     told_queued: gen.Queued | None = None
     with account.hub.subscribe(job.job_id) as subscription:
         while True:
+            if still_welcome is not None and time.monotonic() - asked > _WELCOME_SECONDS:
+                await still_welcome()
+                asked = time.monotonic()
             found = await account.store.changed_tasks(account.account_id, job.job_id, cursor)
             if found is None:
                 raise not_found("job", job.job_id)
@@ -165,10 +224,13 @@ async def watch(
             if job.state is JobState.QUEUED and place != told_queued:
                 told_queued = place
                 yield gen.JobEvent(cursor=cursor, queued=place)
-            wait = _QUEUE_REFRESH_SECONDS if job.state is JobState.QUEUED else None
+            waits = job.state is JobState.QUEUED
+            wait = _QUEUE_REFRESH_SECONDS if waits else _WELCOME_SECONDS
             while progress := await subscription.wait(wait):
                 for step in progress:
                     yield gen.JobEvent(cursor=cursor, progress=step)
+                if time.monotonic() - asked > _WELCOME_SECONDS:
+                    break
 
 
 def _task_events(task: Task, told_started: set[int]) -> list[gen.JobEvent]:
@@ -182,11 +244,12 @@ def _task_events(task: Task, told_started: set[int]) -> list[gen.JobEvent]:
         # two must come back with a cursor that still shows it the picture.
         before = task.revision - 1 if task.state is TaskState.DONE else task.revision
         events.append(gen.JobEvent(cursor=before, started=started))
-    if task.state is TaskState.DONE:
+    if task.state is TaskState.DONE and task.picture is not None:
         events.append(gen.JobEvent(cursor=task.revision, picture=task_picture(task)))
     elif task.state in TASK_ENDED:
         state = gen.TaskState.Value(f"TASK_STATE_{task.state.name}")
-        over = gen.TaskEnded(index=task.index, state=state, reason=task.reason)
+        why = task.reason if task.state is not TaskState.DONE else _SWEPT
+        over = gen.TaskEnded(index=task.index, state=state, reason=why)
         events.append(gen.JobEvent(cursor=task.revision, task_ended=over))
     elif task.state is TaskState.QUEUED:
         told_started.discard(task.index)  # it will start again, maybe elsewhere
@@ -223,12 +286,19 @@ async def upload(
     if not re.fullmatch(r"[0-9a-f]{64}", header.sha256):
         raise invalid("sha256", "sha256 is no hash", "64 hex digits in lower case")
     try:
+        timers = account.timers
         sha256, size = await account.blobs.put(
-            chunks, limit=header.size, expect_sha256=header.sha256, expect_size=header.size
+            paced(chunks, stalled=timers.transfer_stalled, whole=timers.transfer),
+            limit=header.size,
+            expect_sha256=header.sha256,
+            expect_size=header.size,
         )
+    except BlobStalled as error:
+        raise Problem(Reason.UNAVAILABLE, str(error)) from None
     except (BlobTooBig, BlobMismatch) as error:
         allowed = "the size and sha256 of the bytes that follow"
         raise invalid("sha256", str(error), allowed) from None
+    account.metrics.received(size)
     upload_id = "up_" + random_id(20)
     await account.store.add_upload(
         Upload(account.account_id, upload_id, sha256, size, header.media_type, now_ms())
@@ -248,10 +318,13 @@ async def download(
     else:
         job_id, index = request.picture.job_id, request.picture.index
         job = await find(account, member, job_id)
-        picture = job.tasks[index].picture if 0 <= index < len(job.tasks) else None
-        if picture is None:
+        task = job.tasks[index] if 0 <= index < len(job.tasks) else None
+        if task is None or (task.picture is None and task.state is not TaskState.DONE):
             raise not_found("picture", f"{job_id}/{index}")
-        sha256, size = picture.sha256, picture.size
+        if task.picture is None:
+            seed = gen.ImageRequest.FromString(job.request).seed + index
+            raise swept(f"{job_id}/{index}", seed)
+        sha256, size = task.picture.sha256, task.picture.size
     first = True
     try:
         async for data in account.blobs.read(sha256):

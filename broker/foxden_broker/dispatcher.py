@@ -57,7 +57,8 @@ async def dispatch(account: Account) -> float:
     """Hand out all that can go out now, in rounds; each leases what one plan says in one
     transaction, then sends it. Answers when to plan again if nothing happens before."""
     while True:
-        todo = plan(account.pool.scheduler, time.monotonic())
+        with account.metrics.planning():
+            todo = plan(account.pool.scheduler, time.monotonic())
         if todo.wants_allotments:
             account.plan_ahead()
         if not todo.actions:

@@ -5,19 +5,22 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, TypeVar
 
 import grpc
 
-from foxden_broker import client_calls, pool_calls
+from foxden_broker import admin_calls, client_calls, pool_calls
 from foxden_broker.account import Account
 from foxden_broker.auth import Doorkeeper
+from foxden_broker.backup import Copier
 from foxden_broker.client_calls import Member
+from foxden_broker.metrics import Metrics
 from foxden_broker.problems import invalid, storage_full
 from foxden_broker.store.base import StorageFull, Store, StoreError
 from foxden_broker.wire import job_message
-from foxden_proto import limits
+from foxden_proto import limits, logs
 from foxden_proto.problems import Problem, Reason
 from foxden_proto.v1 import generation_pb2 as gen
 from foxden_proto.v1 import generation_pb2_grpc as gen_grpc
@@ -37,9 +40,9 @@ def _problem_of(error: Exception, call: str) -> Problem:
     if isinstance(error, StorageFull):
         return storage_full()
     if isinstance(error, StoreError):
-        log.error("%s: %s", call, error)
+        log.error("%s: %s", call, error, extra=logs.fields(call=call))
         return Problem(Reason.UNAVAILABLE, "The broker's store does not answer: try again soon.")
-    log.error("%s failed", call, exc_info=error)
+    log.error("%s failed", call, exc_info=error, extra=logs.fields(call=call))
     return Problem(
         Reason.INTERNAL,
         "The broker made a mistake; nothing of this call was kept. "
@@ -50,22 +53,50 @@ def _problem_of(error: Exception, call: str) -> Problem:
 def _unary(method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
     async def call(self: Any, request: Any, context: Context) -> Any:
-        try:
-            return await method(self, request, context)
-        except Exception as error:  # noqa: BLE001 - the one place where errors become statuses
-            await context.abort_with_status(_problem_of(error, method.__name__).status())
+        counted = _Counted(self._door.metrics, method.__name__, one_answer=True)
+        with counted:
+            try:
+                return await method(self, request, context)
+            except Exception as error:  # noqa: BLE001 - the one place where errors become statuses
+                problem = counted.problem(_problem_of(error, method.__name__))
+                await context.abort_with_status(problem.status())
 
     return call
+
+
+class _Counted:
+    """Counts one call by its outcome, whichever way it ends."""
+
+    def __init__(self, metrics: Metrics, method: str, *, one_answer: bool = False) -> None:
+        self._metrics, self._method = metrics, method
+        self._begun = time.perf_counter() if one_answer else None
+        self._code = ""
+
+    def problem(self, problem: Problem) -> Problem:
+        self._code = problem.code.name
+        return problem
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        code = self._code or ("OK" if kind is None else "CANCELLED")
+        begun = self._begun
+        seconds = None if begun is None else time.perf_counter() - begun
+        self._metrics.called(self._method, code, seconds)
 
 
 def _streaming(method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
     async def call(self: Any, request: Any, context: Context) -> AsyncIterator[Any]:
-        try:
-            async for message in method(self, request, context):
-                yield message
-        except Exception as error:  # noqa: BLE001 - the one place where errors become statuses
-            await context.abort_with_status(_problem_of(error, method.__name__).status())
+        counted = _Counted(self._door.metrics, method.__name__)
+        with counted:
+            try:
+                async for message in method(self, request, context):
+                    yield message
+            except Exception as error:  # noqa: BLE001 - the one place where errors become statuses
+                problem = counted.problem(_problem_of(error, method.__name__))
+                await context.abort_with_status(problem.status())
 
     return call
 
@@ -91,17 +122,34 @@ def _over(task: asyncio.Task[Any]) -> None:
 class Door:
     """What every service needs: the accounts, and who is calling."""
 
-    def __init__(self, accounts: dict[str, Account], store: Store, keeper: Doorkeeper) -> None:
+    def __init__(
+        self,
+        accounts: dict[str, Account],
+        store: Store,
+        keeper: Doorkeeper,
+        metrics: Metrics,
+        copier: Copier,
+    ) -> None:
         self.accounts = accounts
         self.store = store
         self.keeper = keeper
+        self.metrics = metrics
+        self.copier = copier
 
     async def enter(self, context: Context, *scopes: str) -> tuple[Account, Member]:
-        metadata = dict(context.invocation_metadata() or ())
-        authorization = metadata.get("authorization", "")
-        text = authorization if isinstance(authorization, str) else ""
-        member = await self.keeper.admit(text, *scopes)
+        member = await self.keeper.admit(_authorization(context), *scopes)
         return self.accounts[member.account_id], member
+
+    def still_welcome(
+        self, context: Context, *scopes: str
+    ) -> Callable[[], Coroutine[Any, Any, object]]:
+        """Ask again whether the caller may: for streams, which outlive a token."""
+        return functools.partial(self.keeper.admit, _authorization(context), *scopes)
+
+
+def _authorization(context: Context) -> str:
+    found = dict(context.invocation_metadata() or ()).get("authorization", "")
+    return found if isinstance(found, str) else ""
 
 
 class GenerationService(gen_grpc.GenerationServicer):
@@ -118,7 +166,8 @@ class GenerationService(gen_grpc.GenerationServicer):
         self, request: gen.WatchRequest, context: Context
     ) -> AsyncIterator[gen.JobEvent]:
         account, member = await self._door.enter(context, "generate")
-        async for event in client_calls.watch(account, member, request):
+        welcome = self._door.still_welcome(context, "generate")
+        async for event in client_calls.watch(account, member, request, welcome):
             yield event
 
     @_unary
@@ -136,6 +185,11 @@ class GenerationService(gen_grpc.GenerationServicer):
     async def Cancel(self, request: gen.CancelJobRequest, context: Context) -> gen.Job:
         account, member = await self._door.enter(context, "generate")
         return await _to_the_end(client_calls.cancel(account, member, request.job_id))
+
+    @_unary
+    async def Retry(self, request: gen.RetryJobRequest, context: Context) -> gen.Job:
+        account, member = await self._door.enter(context, "generate")
+        return await _to_the_end(client_calls.retry(account, member, request.job_id))
 
     @_unary
     async def Upload(
@@ -180,7 +234,8 @@ class PoolService(pool_grpc.PoolServicer):
         self, request: pool.WatchCardsRequest, context: Context
     ) -> AsyncIterator[pool.CardEvent]:
         account, _ = await self._door.enter(context, "generate")
-        async for event in pool_calls.watch_cards(account):
+        welcome = self._door.still_welcome(context, "generate")
+        async for event in pool_calls.watch_cards(account, welcome):
             yield event
 
     @_unary
@@ -217,3 +272,42 @@ class AdminService(pool_grpc.AdminServicer):
         )
         self._door.keeper.forget()
         return revoked
+
+    @_unary
+    async def SetQuota(self, request: pool.SetQuotaRequest, context: Context) -> pool.Quota:
+        account, _ = await self._door.enter(context, "admin")
+        return await _to_the_end(admin_calls.set_quota(account, request))
+
+    @_unary
+    async def ListQuotas(
+        self, request: pool.ListQuotasRequest, context: Context
+    ) -> pool.ListQuotasResponse:
+        account, _ = await self._door.enter(context, "admin")
+        return admin_calls.list_quotas(account)
+
+    @_unary
+    async def SetCardStanding(
+        self, request: pool.SetCardStandingRequest, context: Context
+    ) -> pool.Card:
+        account, _ = await self._door.enter(context, "admin")
+        return await _to_the_end(admin_calls.set_standing(account, request))
+
+    @_unary
+    async def ForgetCard(
+        self, request: pool.ForgetCardRequest, context: Context
+    ) -> pool.ForgetCardResponse:
+        account, _ = await self._door.enter(context, "admin")
+        return await _to_the_end(admin_calls.forget_card(account, request.card))
+
+    @_unary
+    async def Usage(self, request: pool.UsageRequest, context: Context) -> pool.UsageResponse:
+        account, _ = await self._door.enter(context, "admin")
+        return await admin_calls.usage(account, request)
+
+    @_streaming
+    async def Backup(
+        self, request: pool.BackupRequest, context: Context
+    ) -> AsyncIterator[pool.BackupChunk]:
+        account, _ = await self._door.enter(context, "admin")
+        async for chunk in self._door.copier.archive(account, request.with_pictures):
+            yield pool.BackupChunk(chunk=chunk)

@@ -16,26 +16,50 @@ from starlette.websockets import WebSocketDisconnect
 from foxden_broker import agent_calls
 from foxden_broker.account import Account
 from foxden_broker.auth import Doorkeeper
-from foxden_broker.blobs import BlobMismatch, BlobTooBig
+from foxden_broker.blobs import BlobMismatch, BlobStalled, BlobTooBig, paced
 from foxden_broker.images import PNG_HEADER_BYTES, png_size
+from foxden_broker.metrics import CONTENT_TYPE, CountedRequests, Metrics
+from foxden_broker.pool import OpenJob
 from foxden_broker.session import CLOSE_SECONDS, Connection, Session
 from foxden_broker.store.base import Lease, StorageFull, StoreError
-from foxden_proto import limits, link
+from foxden_proto import limits, link, logs
 from foxden_proto.link_checks import LinkError, read_hello
-from foxden_proto.problems import Problem
+from foxden_proto.problems import Problem, Reason
 from foxden_proto.states import LinkState, UnknownTransition
 from foxden_proto.v1 import link_pb2 as pb
 
 log = logging.getLogger(__name__)
 
+_MOST_PUTS = 3  # different pictures that are stored for one lease
+_COMING = "coming"  # in the place of the sha256 of one that is on its way
 
-def create(accounts: dict[str, Account], keeper: Doorkeeper, ca_pem: str) -> FastAPI:
-    """The HTTP application. `ca_pem` is empty where the broker has no CA of its own."""
+
+def create(
+    accounts: dict[str, Account],
+    keeper: Doorkeeper,
+    ca_pem: str,
+    metrics: Metrics,
+    *,
+    metrics_open: bool,
+) -> FastAPI:
+    """The HTTP application. `ca_pem` is empty where the broker has no CA of its own;
+    `metrics_open`: /metrics is told without a token."""
     app = FastAPI(title="Foxden broker", docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(CountedRequests, metrics=metrics)
 
     @app.get("/healthz")
     async def health() -> PlainTextResponse:
         return PlainTextResponse("ok\n")
+
+    @app.get("/metrics")
+    async def told_metrics(request: Request) -> Response:
+        try:
+            if not metrics_open:
+                await keeper.admit(request.headers.get("authorization", ""), "admin")
+        except Problem as problem:
+            status = 403 if problem.reason is Reason.PERMISSION_DENIED else 401
+            return PlainTextResponse(f"{problem.message}\n", status)
+        return Response(metrics.text(), media_type=CONTENT_TYPE)
 
     @app.get("/ca.pem")
     async def ca() -> Response:
@@ -110,12 +134,14 @@ async def serve_link(
     except Problem as problem:
         await _refuse(websocket, problem.message, final=True, code=4401)
     except (LinkError, UnknownTransition) as error:
-        log.warning("agent %s: %s", hello.agent_id, error)
+        log.warning(
+            *("agent %s: %s", hello.agent_id, error), extra=logs.fields(agent=hello.agent_id)
+        )
         await _refuse(websocket, str(error))
     except StoreError as error:
         # What the agent said is not written down. It keeps its outcomes until they are settled
         # and says them again over its next connection, so cutting this one loses nothing.
-        log.error("agent %s: %s", hello.agent_id, error)
+        log.error("agent %s: %s", hello.agent_id, error, extra=logs.fields(agent=hello.agent_id))
         await _refuse(websocket, "the broker cannot store anything just now")
     finally:
         if session.disconnected(websocket):
@@ -142,8 +168,30 @@ async def _refuse(
 
 async def _store_picture(account: Account, lease: Lease, request: Request) -> JSONResponse:
     job = account.pool.jobs.get(lease.job_id)
-    if job is None or lease not in account.pool.held:
+    held = account.pool.held.get(lease)
+    if job is None or held is None:
         return _error(410, "this image is not yours any more")
+    # A picture that was stored, but whose receipt got lost on its way, may always come again.
+    if request.headers.get("x-foxden-sha256", "") in held.puts:
+        return (await _take_picture(account, lease, job, request))[0]
+    if len(held.puts) >= _MOST_PUTS:
+        return _error(429, f"{_MOST_PUTS} pictures were sent for this image: no more are taken")
+    held.puts.append(_COMING)
+    kept = ""
+    try:
+        answer, kept = await _take_picture(account, lease, job, request)
+    finally:
+        held.puts.remove(_COMING)
+        if kept and kept not in held.puts:
+            held.puts.append(kept)
+    return answer
+
+
+async def _take_picture(
+    account: Account, lease: Lease, job: OpenJob, request: Request
+) -> tuple[JSONResponse, str]:
+    """The answer, and the sha256 of what was kept; empty where nothing was."""
+    timers = account.timers
     head = bytearray()
 
     async def body() -> AsyncIterator[bytes]:
@@ -154,26 +202,30 @@ async def _store_picture(account: Account, lease: Lease, request: Request) -> JS
 
     try:
         sha256, size = await account.blobs.put(
-            body(),
+            paced(body(), stalled=timers.transfer_stalled, whole=timers.transfer),
             limit=limits.PICTURE_BYTES,
             expect_sha256=request.headers.get("x-foxden-sha256"),
             expect_size=None,
         )
     except BlobTooBig as error:
-        return _error(413, str(error))
+        return _error(413, str(error)), ""
+    except BlobStalled as error:
+        return _error(503, str(error)), ""  # its agent sends it again
     except (BlobMismatch, ValueError) as error:
-        return _error(422, str(error))
+        return _error(422, str(error)), ""
     except StorageFull as error:
-        return _error(507, str(error))
+        return _error(507, str(error)), ""
     except StoreError as error:
         log.error("a picture could not be stored: %s", error)
-        return _error(503, str(error))
+        return _error(503, str(error)), ""
     except ClientDisconnect:
-        return _error(400, "the picture did not arrive whole")  # nobody hears it
+        return _error(400, "the picture did not arrive whole"), ""  # nobody hears it
+    account.metrics.received(size)
     if png_size(bytes(head)) != (job.request.width, job.request.height):
-        return _error(422, f"the picture is not {job.request.width}x{job.request.height}")
+        what = f"the picture is not {job.request.width}x{job.request.height}"
+        return _error(422, what), sha256
     receipt = account.signer.receipt(account.account_id, lease, sha256, size)
-    return JSONResponse({"sha256": sha256, "size": size, "receipt": receipt})
+    return JSONResponse({"sha256": sha256, "size": size, "receipt": receipt}), sha256
 
 
 def _error(status: int, message: str) -> JSONResponse:

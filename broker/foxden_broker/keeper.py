@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 
-from foxden_broker import agent_calls
+from foxden_broker import admin_calls, agent_calls
 from foxden_broker.account import Account, now_ms
 from foxden_broker.retries import after_failure
 from foxden_broker.store.base import StoreError
@@ -66,4 +66,5 @@ async def look(account: Account) -> None:
     if passed:
         why = "its deadline passed before a card was free"
         await account.end_queued(passed, TaskEvent.EXPIRE, why)
+    await admin_calls.give_back(account)
     await account.resolve_waiting()

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from foxden_broker.catalogue import Catalogue, offers
+from foxden_broker.quotas import Tally
 from foxden_broker.retries import cards_failed_on
 from foxden_broker.scheduler.facts import CardFacts, Give, JobFacts, Kind, Need, Outcome
 from foxden_broker.scheduler.queue import State
@@ -49,10 +50,17 @@ class PoolCard:
     mode: pool_pb2.Mode.ValueType = pool_pb2.MODE_READY
     reasons: tuple[str, ...] = ()
     readings: pool_pb2.CardReadings = field(default_factory=pool_pb2.CardReadings)
+    standing: str = ""  # what an administrator decided: "", "cordoned" or "draining"
 
     @property
     def works(self) -> bool:
-        return self.online and self.mode in _WORKING
+        """Whether it takes new images."""
+        return self.online and self.mode in _WORKING and not self.standing
+
+    @property
+    def why_not(self) -> str:
+        """Why it takes none although it is online, in words for people."""
+        return ", ".join([*filter(None, [self.standing]), *self.reasons]) or "paused"
 
     @property
     def facts(self) -> CardFacts:
@@ -97,6 +105,7 @@ class Held:
     deadline: float  # monotonic seconds after which it is taken away
     releasing: bool = False  # the owner takes the card back; the last checkpoint may follow
     started_at: float = 0.0  # monotonic seconds; 0: not known
+    puts: list[str] = field(default_factory=list)  # sha256 of pictures that were sent for it
 
 
 class Pool:
@@ -108,6 +117,7 @@ class Pool:
         self.jobs: dict[str, OpenJob] = {}
         self.unresolved: set[str] = set()  # jobs from before any model was known
         self.held: dict[Lease, Held] = {}
+        self.tally = Tally()
         self.scheduler = State(self._capable, self._together)
         self._accepting: set[str] = set()  # agents whose link takes work
         self._of_agent: defaultdict[str, set[str]] = defaultdict(set)  # card ids
@@ -213,6 +223,7 @@ class Pool:
             set(waiting),
         )
         self.jobs[job.job_id] = opened
+        self.tally.waits(job.member, len(opened.waiting), job.priority)
         if opened.resolved:
             self._schedule(opened, sorted(opened.waiting))
         else:
@@ -233,7 +244,7 @@ class Pool:
             return
         started = task.state is not TaskState.LEASED
         releasing = task.state is TaskState.RELEASING
-        opened.held += 1
+        self._runs(opened, 1)
         self.hold(Held(task.lease, task.card_id, task.agent_id, started, deadline, releasing))
         if task.card_id in self.cards and opened.resolved:
             self._schedule(opened, (), {task.index: cards_failed_on(task)})
@@ -244,14 +255,14 @@ class Pool:
         """The image waits (again). `avoid`: cards that failed on it; None: as before."""
         job = self.jobs.get(job_id)
         if job is not None:
-            job.waiting.add(index)
+            self._waits(job, index)
             if job.resolved:
                 self._schedule(job, (index,), {} if avoid is None else {index: avoid})
 
     def unqueue(self, job_id: str, index: int) -> None:
         job = self.jobs.get(job_id)
         if job is not None and index in job.waiting:
-            job.waiting.discard(index)
+            self._left(job, index)
             self.scheduler.image_left(job_id, index, time.monotonic())
             self._close_if_over(job)
 
@@ -271,16 +282,16 @@ class Pool:
         """The images are on their way to the card: they neither wait nor leave the card free."""
         for job_id, index in give.images:
             job = self.jobs[job_id]
-            job.waiting.discard(index)
-            job.held += 1
+            self._left(job, index)
+            self._runs(job, 1)
         self.scheduler.given(give, time.monotonic())
 
     def unreserve(self, job_id: str, index: int, *, waits: bool) -> None:
         """The store did not lease it. `waits`: it is in the queue as before."""
         job = self.jobs[job_id]
-        job.held -= 1
+        self._runs(job, -1)
         if waits:
-            job.waiting.add(index)
+            self._waits(job, index)
         self.scheduler.not_given(job_id, index, time.monotonic(), waits=waits)
         self._close_if_over(job)
 
@@ -306,9 +317,9 @@ class Pool:
             return
         waits = change.task.state is TaskState.QUEUED
         if held is not None:
-            job.held -= 1
+            self._runs(job, -1)
         if waits:
-            job.waiting.add(lease.index)
+            self._waits(job, lease.index)
         image = (lease.job_id, lease.index)
         if image in self.scheduler.holders:
             self._tell_end(image, change.event, held, waits, blame, run)
@@ -346,6 +357,19 @@ class Pool:
         )
 
     # Inside
+
+    def _waits(self, job: OpenJob, index: int) -> None:
+        if index not in job.waiting:
+            job.waiting.add(index)
+            self.tally.waits(job.member, 1, job.priority)
+
+    def _left(self, job: OpenJob, index: int) -> None:
+        job.waiting.remove(index)
+        self.tally.waits(job.member, -1, job.priority)
+
+    def _runs(self, job: OpenJob, images: int) -> None:
+        job.held += images
+        self.tally.runs(job.member, images)
 
     def _schedule(
         self, job: OpenJob, indices: Iterable[int], avoid: dict[int, frozenset[str]] | None = None

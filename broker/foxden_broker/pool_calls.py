@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from foxden_broker.account import Account, now_ms
 from foxden_broker.pool import PoolCard
@@ -14,16 +14,25 @@ from foxden_proto import limits
 from foxden_proto.v1 import pool_pb2 as pb
 
 _LONGEST_TOKEN_SECONDS = 10 * 365 * 24 * 3600.0
+_WELCOME_SECONDS = 3.0  # a revoked token's stream goes on for this long at most
+_STANDINGS = {
+    "": pb.STANDING_UNSPECIFIED,
+    "cordoned": pb.STANDING_CORDONED,
+    "draining": pb.STANDING_DRAINING,
+}
 
 
 def cards(account: Account) -> list[pb.Card]:
     """Every card the account has, online or not, by name."""
-    found = [_card(account, card) for card in account.pool.cards.values()]
+    found = [card_message(account, card) for card in account.pool.cards.values()]
     return sorted(found, key=lambda card: (card.info.name, card.info.card_id))
 
 
-async def watch_cards(account: Account) -> AsyncIterator[pb.CardEvent]:
-    """Every card once, then each that changed, for as long as the client listens."""
+async def watch_cards(
+    account: Account, still_welcome: Callable[[], Awaitable[object]]
+) -> AsyncIterator[pb.CardEvent]:
+    """Every card once, then each that changed, for as long as the client listens and
+    `still_welcome` raises no Problem."""
     told: dict[str, bytes] = {}
     with account.hub.subscribe(account.hub.CARDS) as subscription:
         while True:
@@ -35,10 +44,11 @@ async def watch_cards(account: Account) -> AsyncIterator[pb.CardEvent]:
                 if told.get(card.info.card_id) != state:
                     told[card.info.card_id] = state
                     yield pb.CardEvent(card=card)
-            await subscription.wait()
+            await subscription.wait(_WELCOME_SECONDS)
+            await still_welcome()
 
 
-def _card(account: Account, card: PoolCard) -> pb.Card:
+def card_message(account: Account, card: PoolCard) -> pb.Card:
     return pb.Card(
         info=card.info,
         agent_id=card.agent_id,
@@ -50,6 +60,7 @@ def _card(account: Account, card: PoolCard) -> pb.Card:
         readings=card.readings,
         running=account.pool.images_on(card.info.card_id),
         last_seen_ms=card.last_seen_ms,
+        standing=_STANDINGS[card.standing],
     )
 
 

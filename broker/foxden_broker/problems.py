@@ -21,6 +21,15 @@ def not_found(what: str, name: str) -> Problem:
     )
 
 
+def swept(picture: str, seed: int) -> Problem:
+    """A picture that was finished, fetched or not, and kept for its time."""
+    return Problem(
+        Reason.NOT_FOUND,
+        f"The picture {picture} was kept for as long as this broker keeps results, and is gone: "
+        f"submit the same request with seed {seed} to have it drawn again.",
+    )
+
+
 def storage_full() -> Problem:
     return Problem(
         Reason.STORAGE_FULL,

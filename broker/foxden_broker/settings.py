@@ -22,6 +22,12 @@ class BrokerSettings:
     database_url: str = ""  # empty: SQLite in the home folder
     tls_cert: Path | None = None  # PEM chain; with tls_key, instead of the broker's own CA
     tls_key: Path | None = None
+    keep_results_days: float = 30.0  # pictures and uploads are swept after; 0: never
+    keep_bytes: int = 0  # of pictures and uploads per account, the oldest go first; 0: no limit
+    keep_history_days: float = 365.0  # what is known of a job is forgotten after; 0: never
+    most_queued: int = 10_000  # images of one member that wait; 0: no limit
+    most_queued_in_account: int = 100_000  # images of all members together; 0: no limit
+    metrics_open: bool = False  # /metrics is told without a token
     supervised: bool = False  # stop when standard input closes
     timers: Timers = field(default_factory=Timers)
 
@@ -37,3 +43,7 @@ class BrokerSettings:
     def plain(self) -> bool:
         """Plain text is spoken on loopback alone."""
         return Address(self.host).loopback and not self.public_host and self.tls_cert is None
+
+    @property
+    def postgresql(self) -> bool:
+        return self.database_url.startswith("postgres")

@@ -12,7 +12,7 @@ import grpc.aio
 from foxden import events
 from foxden._requests import check_timeout
 from foxden._transport import ATTEMPT_SECONDS, Transport
-from foxden.errors import FoxdenError, Timeout, Unavailable
+from foxden.errors import FoxdenError, NotFound, Timeout, Unavailable
 from foxden.results import Picture
 from foxden_proto.limits import PICTURE_BYTES
 from foxden_proto.v1 import generation_pb2 as pb
@@ -74,6 +74,7 @@ async def _produce(
     """Put every event into the queue, at last the one that ends the job, or what went wrong."""
     room = asyncio.Semaphore(_DOWNLOADS_AT_ONCE)
     fetched: set[int] = set()  # a resumed stream may tell of a picture twice
+    swept: dict[int, str] = {}  # images whose pictures are no longer kept, with the reason
     last: events.Last | None = None
 
     async def deliver(picture: pb.Picture) -> None:
@@ -96,6 +97,8 @@ async def _produce(
                             fetch(event.picture)
                         case "ended":
                             last = _ending(event.ended)
+                        case "task_ended" if event.task_ended.state == pb.TASK_STATE_DONE:
+                            swept[event.task_ended.index] = event.task_ended.reason
                         case _:
                             if (told := _event(event)) is not None:
                                 await queue.put(told)
@@ -105,6 +108,12 @@ async def _produce(
                     if task.HasField("picture"):
                         fetch(task.picture)
         assert last is not None, "_follow ends after `ended` alone"
+        if swept:
+            raise NotFound(
+                f"{len(swept)} of the {count} pictures of job {job_id} were made but cannot be "
+                f"fetched any more ({next(iter(swept.values()))}): submit the same request and "
+                "seed again"
+            )
         await queue.put(last)
     except* Exception as group:  # noqa: BLE001 - handed on, to be raised where it is awaited
         error: BaseException = group

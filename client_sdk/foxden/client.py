@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
+from foxden import _backups as backups
 from foxden import _requests, _watching, config, events, pool
 from foxden._requests import Options
 from foxden._transport import ATTEMPT_SECONDS, RETRY_FOR, Stubs, Transport
@@ -148,6 +150,15 @@ class AsyncClient:
         answer = await self._ask(lambda stubs: stubs.generation.Cancel, request)
         return AsyncJob(self._transport, info(answer))
 
+    async def retry(self, job_id: str) -> AsyncJob:
+        """Have the failed images of a job queued again, their failures forgotten.
+
+        Raises InvalidRequest where none failed or the job's deadline has passed, QuotaExceeded.
+        """
+        request = pb.RetryJobRequest(job_id=job_id)
+        answer = await self._ask(lambda stubs: stubs.generation.Retry, request)
+        return AsyncJob(self._transport, info(answer))
+
     async def models(self) -> list[pool.Model]:
         """The models that cards of the pool offer."""
         request = pool_pb2.ListModelsRequest()
@@ -190,6 +201,58 @@ class AsyncClient:
         """Make a token useless from now on. Raises NotFound."""
         request = pool_pb2.RevokeTokenRequest(token_id=token_id)
         return pool.token(await self._ask(lambda stubs: stubs.admin.RevokeToken, request))
+
+    async def set_card_standing(self, card: str, standing: str) -> pool.Card:
+        """Set a card aside: "cordoned" (nothing new), "draining" (it also gives back what it has
+        not begun), or "" to use it again. Needs a token of scope admin.
+
+        card: its id, its name, or the beginning of either where that fits one card alone.
+        Raises NotFound, or InvalidRequest where several fit.
+        """
+        request = pool_pb2.SetCardStandingRequest(card=card, standing=pool.standing_of(standing))
+        return pool.card(await self._ask(lambda stubs: stubs.admin.SetCardStanding, request))
+
+    async def forget_card(self, card: str) -> str:
+        """Remove a card that is away for good; returns its name. Needs a token of scope admin.
+
+        Raises NotFound, or InvalidRequest while it is online.
+        """
+        request = pool_pb2.ForgetCardRequest(card=card)
+        answer = await self._ask(lambda stubs: stubs.admin.ForgetCard, request)
+        return answer.name
+
+    async def quotas(self) -> pool.Quotas:
+        """The limits of the account and of its members, and what each uses. Scope admin."""
+        request = pool_pb2.ListQuotasRequest()
+        answer = await self._ask(lambda stubs: stubs.admin.ListQuotas, request)
+        return pool.quotas(answer)
+
+    async def set_quota(
+        self,
+        member: str,
+        *,
+        most_queued: int = 0,
+        most_running: int = 0,
+        gpu_seconds_per_day: float = 0.0,
+    ) -> pool.Quota:
+        """Set a member's limits, all three at once; 0: none of its own. Scope admin."""
+        wanted = pool.checked_quota(member, most_queued, most_running, gpu_seconds_per_day)
+        request = pool_pb2.SetQuotaRequest(quota=wanted)
+        return pool.quota(await self._ask(lambda stubs: stubs.admin.SetQuota, request))
+
+    async def usage(self, member: str | None = None, days: int = 30) -> list[pool.Usage]:
+        """Images and card time by day (UTC) and member, today included. Scope admin."""
+        request = pool_pb2.UsageRequest(member=member or "", days=pool.checked_days(days))
+        answer = await self._ask(lambda stubs: stubs.admin.Usage, request)
+        return [pool.usage(row) for row in answer.rows]
+
+    async def backup(self, out: str | os.PathLike[str], *, with_pictures: bool = False) -> int:
+        """Write an archive of the running broker to a file; returns its bytes. Scope admin.
+
+        It holds the broker's keys: the file is readable by its owner alone. An earlier file of
+        this name is replaced once the new one is whole.
+        """
+        return await backups.fetch(self._transport, Path(out), with_pictures)
 
     @property
     def connected(self) -> bool:

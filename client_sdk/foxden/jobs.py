@@ -24,6 +24,8 @@ class Attempt:
     card: str
     outcome: str  # finish, fail, lose, release, refuse or cancel; empty while it lasts
     reason: str
+    started: datetime | None = None  # the card was given the image
+    ended: datetime | None = None  # None while it lasts
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,11 @@ class Handle:
         """Images finished, when last asked."""
         return self._info.done
 
+    @property
+    def attempts(self) -> tuple[Attempt, ...]:
+        """Every try at every image, by image and in order; of the last `get` or `refresh`."""
+        return tuple(tried for task in self._info.tasks for tried in task.attempts)
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.id} {self.state}, {self.done} of {self.count} done>"
 
@@ -155,6 +162,19 @@ class AsyncJob(Handle):
             await self._transport.call(
                 lambda stubs: stubs.generation.Cancel(
                     pb.CancelJobRequest(job_id=self.id),
+                    metadata=self._transport.metadata,
+                    timeout=ATTEMPT_SECONDS,
+                )
+            )
+        )
+        return self
+
+    async def retry(self) -> AsyncJob:
+        """Have the failed images queued again. Raises InvalidRequest where none failed."""
+        self._info = info(
+            await self._transport.call(
+                lambda stubs: stubs.generation.Retry(
+                    pb.RetryJobRequest(job_id=self.id),
                     metadata=self._transport.metadata,
                     timeout=ATTEMPT_SECONDS,
                 )
@@ -257,6 +277,14 @@ def _task(task: pb.Task) -> Task:
         losses=task.losses,
         releases=task.releases,
         attempts=tuple(
-            Attempt(task.index, tried.card, tried.outcome, tried.reason) for tried in task.attempts
+            Attempt(
+                task.index,
+                tried.card,
+                tried.outcome,
+                tried.reason,
+                moment(tried.started_ms),
+                moment(tried.ended_ms),
+            )
+            for tried in task.attempts
         ),
     )

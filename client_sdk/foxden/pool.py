@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from foxden.errors import InvalidRequest
 from foxden_proto.v1 import pool_pb2
 
 
@@ -57,6 +58,7 @@ class Card:
     engine: str
     agent_version: str
     last_seen: datetime | None
+    standing: str = ""  # what an administrator decided: "", "cordoned" or "draining"
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,107 @@ class NewToken:
 
     token: Token
     secret: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Quota:
+    """A member's own limits; 0: none of its own."""
+
+    member: str
+    most_queued: int  # images that wait
+    most_running: int  # images on cards
+    gpu_seconds_per_day: float
+
+
+@dataclass(frozen=True)
+class MemberQuota:
+    """A member's limits beside what it uses now."""
+
+    quota: Quota
+    most_queued: int  # what holds, the broker's default included; 0: no limit
+    queued: int
+    running: int
+    gpu_seconds_today: float
+
+
+@dataclass(frozen=True)
+class Quotas:
+    members: tuple[MemberQuota, ...]  # by name
+    most_queued_in_account: int  # 0: no limit
+    queued_in_account: int
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a member used on one day."""
+
+    member: str
+    day: str  # 2026-11-22, UTC
+    images: int  # finished
+    gpu_seconds: float  # cards were held, failed and released attempts included
+
+
+_STANDINGS: dict[int, str] = {
+    pool_pb2.STANDING_UNSPECIFIED: "",
+    pool_pb2.STANDING_CORDONED: "cordoned",
+    pool_pb2.STANDING_DRAINING: "draining",
+}
+_MOST_DAYS = 3660
+
+
+def standing_of(name: str) -> pool_pb2.Standing.ValueType:
+    """The wire's number of a standing. Raises InvalidRequest for another word."""
+    for number, known in _STANDINGS.items():
+        if known == name:
+            return pool_pb2.Standing.ValueType(number)
+    allowed = '"cordoned", "draining" or ""'
+    raise InvalidRequest(
+        f"there is no standing {name!r}: use {allowed}", field="standing", allowed=allowed
+    )
+
+
+def checked_quota(
+    member: str, most_queued: int, most_running: int, gpu_seconds_per_day: float
+) -> pool_pb2.Quota:
+    try:
+        return pool_pb2.Quota(
+            member=member,
+            most_queued=most_queued,
+            most_running=most_running,
+            gpu_seconds_per_day=gpu_seconds_per_day,
+        )
+    except (TypeError, ValueError) as error:
+        raise InvalidRequest(
+            f"these limits cannot be sent ({error}): use whole numbers of images and seconds",
+            field="quota",
+            allowed="numbers from 0 on",
+        ) from None
+
+
+def checked_days(days: int) -> int:
+    if not 1 <= days <= _MOST_DAYS:
+        raise InvalidRequest(
+            f"days is {days}: use 1 to {_MOST_DAYS}", field="days", allowed=f"1 to {_MOST_DAYS}"
+        )
+    return days
+
+
+def quota(told: pool_pb2.Quota) -> Quota:
+    return Quota(told.member, told.most_queued, told.most_running, told.gpu_seconds_per_day)
+
+
+def quotas(told: pool_pb2.ListQuotasResponse) -> Quotas:
+    members = tuple(
+        MemberQuota(
+            quota(one.quota), one.most_queued, one.queued, one.running, one.gpu_seconds_today
+        )
+        for one in told.members
+    )
+    return Quotas(members, told.most_queued_in_account, told.queued_in_account)
+
+
+def usage(told: pool_pb2.MemberUsage) -> Usage:
+    return Usage(told.member, told.day, told.images, told.gpu_seconds)
 
 
 def moment(milliseconds: int) -> datetime | None:
@@ -131,6 +234,7 @@ def card(told: pool_pb2.Card) -> Card:
         engine=info.engine,
         agent_version=told.agent_version,
         last_seen=moment(told.last_seen_ms),
+        standing=_STANDINGS.get(told.standing, "unknown"),
     )
 
 

@@ -171,6 +171,13 @@ class Client:
         """Ask that a job stop: queued images at once, running ones at their next step."""
         return Job(self, self._call(self._client.cancel(job_id)))
 
+    def retry(self, job_id: str) -> Job:
+        """Have the failed images of a job queued again, their failures forgotten.
+
+        Raises InvalidRequest where none failed or the job's deadline has passed, QuotaExceeded.
+        """
+        return Job(self, self._call(self._client.retry(job_id)))
+
     def models(self) -> list[pool.Model]:
         """The models that cards of the pool offer."""
         return self._call(self._client.models())
@@ -199,6 +206,56 @@ class Client:
     def revoke_token(self, token_id: str) -> pool.Token:
         """Make a token useless from now on. Raises NotFound."""
         return self._call(self._client.revoke_token(token_id))
+
+    def set_card_standing(self, card: str, standing: str) -> pool.Card:
+        """Set a card aside: "cordoned" (nothing new), "draining" (it also gives back what it has
+        not begun), or "" to use it again. Needs a token of scope admin.
+
+        card: its id, its name, or the beginning of either where that fits one card alone.
+        Raises NotFound, or InvalidRequest where several fit.
+        """
+        return self._call(self._client.set_card_standing(card, standing))
+
+    def forget_card(self, card: str) -> str:
+        """Remove a card that is away for good; returns its name. Needs a token of scope admin.
+
+        Raises NotFound, or InvalidRequest while it is online.
+        """
+        return self._call(self._client.forget_card(card))
+
+    def quotas(self) -> pool.Quotas:
+        """The limits of the account and of its members, and what each uses. Scope admin."""
+        return self._call(self._client.quotas())
+
+    def set_quota(
+        self,
+        member: str,
+        *,
+        most_queued: int = 0,
+        most_running: int = 0,
+        gpu_seconds_per_day: float = 0.0,
+    ) -> pool.Quota:
+        """Set a member's limits, all three at once; 0: none of its own. Scope admin."""
+        return self._call(
+            self._client.set_quota(
+                member,
+                most_queued=most_queued,
+                most_running=most_running,
+                gpu_seconds_per_day=gpu_seconds_per_day,
+            )
+        )
+
+    def usage(self, member: str | None = None, days: int = 30) -> list[pool.Usage]:
+        """Images and card time by day (UTC) and member, today included. Scope admin."""
+        return self._call(self._client.usage(member, days))
+
+    def backup(self, out: str | os.PathLike[str], *, with_pictures: bool = False) -> int:
+        """Write an archive of the running broker to a file; returns its bytes. Scope admin.
+
+        It holds the broker's keys: the file is readable by its owner alone. An earlier file of
+        this name is replaced once the new one is whole.
+        """
+        return self._call(self._client.backup(out, with_pictures=with_pictures))
 
     def close(self) -> None:
         """Close the connection. Jobs go on. A client that is used again connects again."""
@@ -266,6 +323,11 @@ class Job(Handle):
     def cancel(self) -> Job:
         """Ask that the job stop: queued images at once, running ones at their next step."""
         self._call(self._job.cancel())
+        return self
+
+    def retry(self) -> Job:
+        """Have the failed images queued again. Raises InvalidRequest where none failed."""
+        self._call(self._job.retry())
         return self
 
     def _conclude(self, collected: Collected) -> Result:

@@ -26,7 +26,7 @@ class Reason(Enum):
     NOT_FOUND = "NOT_FOUND"
     UNAUTHORIZED = "UNAUTHORIZED"
     PERMISSION_DENIED = "PERMISSION_DENIED"  # scope
-    QUOTA_EXCEEDED = "QUOTA_EXCEEDED"  # retry_after (seconds)
+    QUOTA_EXCEEDED = "QUOTA_EXCEEDED"  # retry_after (seconds), where waiting helps
     NO_CARD_CAN_RUN = "NO_CARD_CAN_RUN"  # reasons (one per line)
     IDEMPOTENCY_CONFLICT = "IDEMPOTENCY_CONFLICT"
     STORAGE_FULL = "STORAGE_FULL"
@@ -65,12 +65,17 @@ class Problem(Exception):
         return _CODES[self.reason]
 
     def status(self) -> grpc.Status:
-        """The gRPC status that carries this problem; its details are a google.rpc.ErrorInfo."""
+        """The gRPC status that carries this problem. Its details are a google.rpc.ErrorInfo and,
+        where there is a fact `retry_after`, a google.rpc.RetryInfo for tools that know it."""
         status = status_pb2.Status(code=self.code.value[0], message=self.message)
         info = error_details_pb2.ErrorInfo(
             reason=self.reason.name, domain=DOMAIN, metadata=dict(self.facts)
         )
         status.details.add().Pack(info)
+        if (seconds := self.facts.get("retry_after")) is not None:
+            retry = error_details_pb2.RetryInfo()
+            retry.retry_delay.FromNanoseconds(int(float(seconds) * 1e9))
+            status.details.add().Pack(retry)
         packed: grpc.Status = rpc_status.to_status(status)
         return packed
 

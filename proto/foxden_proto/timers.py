@@ -20,6 +20,12 @@ class Timers:
     reconnect_most: float = 30.0
     engine_silent: float = 120.0  # without a sign of life in one stage: the engine is replaced
     load_budget: float = 300.0  # part of a lease's hard deadline, for loading a model
+    transfer_stalled: float = 20.0  # without a byte of a picture or upload: it is broken off
+    transfer: float = 600.0  # for a whole picture or upload, however slowly it comes
+    sweep: float = 60.0  # between rounds of the sweeper
+    archive: float = 3600.0  # after a job's end until it moves out of the tables that are hot
+    blob_grace: float = 3600.0  # before a blob that nobody refers to is deleted
+    look: float = 6 * 3600.0  # between looks at every blob that is kept
     unknown_run: float = 600.0  # a run's estimate while nothing was measured; deadline is 3 x this
 
     def scaled(self, factor: float) -> Timers:

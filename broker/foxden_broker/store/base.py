@@ -13,179 +13,61 @@ event log, also after a restart.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
-from foxden_proto.link import LeaseKey
-from foxden_proto.states import JobState, TaskEvent, TaskState
+from foxden_broker.store.records import (
+    STANDINGS,
+    Assign,
+    Attempt,
+    Cancelled,
+    CardRow,
+    Change,
+    Job,
+    JobPage,
+    Lease,
+    LeaseLost,
+    NewJob,
+    Picture,
+    Quota,
+    Replica,
+    SchedulingLease,
+    StorageFull,
+    StoreError,
+    Submitted,
+    Task,
+    Token,
+    Upload,
+    Usage,
+)
+from foxden_proto.states import JobState, TaskEvent
 
-Lease = LeaseKey  # one lease of one image, as the link names it
-
-
-class StoreError(Exception):
-    """The database cannot do it: the text says what failed and what to do next."""
-
-
-class StorageFull(StoreError):
-    """The disk is full; nothing of the transaction was kept."""
-
-
-@dataclass(frozen=True)
-class Token:
-    account_id: str
-    token_id: str
-    secret_sha256: bytes
-    member: str
-    scopes: frozenset[str]
-    created_ms: int
-    expires_ms: int = 0  # 0: never
-    revoked_ms: int = 0  # 0: not revoked
-
-
-@dataclass(frozen=True)
-class NewJob:
-    account_id: str
-    job_id: str
-    member: str
-    request: bytes  # ImageRequest, serialised; with the seed, and resolved where the model is known
-    model_sha256: str  # empty while no card has told what models there are
-    count: int
-    priority: int  # foxden.v1.Priority
-    created_ms: int
-    deadline_ms: int = 0  # 0: none
-    idempotency_key: str = ""
-    request_digest: bytes = b""  # of what the client sent, to tell a retry from a clash of keys
-
-
-@dataclass(frozen=True)
-class Picture:
-    """What is kept of a finished image; the bytes are a blob."""
-
-    sha256: str
-    size: int
-    meta: bytes  # foxden.v1.Picture, serialised, complete
-
-
-@dataclass(frozen=True)
-class Attempt:
-    lease_no: int
-    card_id: str
-    card_name: str
-    outcome: str  # TaskEvent value that ended it; empty while it lasts
-    reason: str
-    started_ms: int
-    ended_ms: int  # 0 while it lasts
-
-
-@dataclass(frozen=True)
-class Task:
-    job_id: str
-    index: int
-    state: TaskState
-    lease_no: int
-    card_id: str  # the card it is on, or was on last
-    card_name: str
-    agent_id: str
-    reason: str
-    failures: int
-    losses: int
-    releases: int
-    revision: int
-    leased_ms: int  # of the latest lease
-    started_ms: int
-    ended_ms: int
-    picture: Picture | None = None
-    attempts: tuple[Attempt, ...] = ()  # filled by `job(..., attempts=True)` and for decisions
-
-    @property
-    def lease(self) -> Lease:
-        return Lease(self.job_id, self.index, self.lease_no)
-
-
-@dataclass(frozen=True)
-class Job:
-    account_id: str
-    job_id: str
-    member: str
-    request: bytes
-    model_sha256: str
-    count: int
-    priority: int
-    state: JobState
-    revision: int
-    created_ms: int
-    ended_ms: int
-    deadline_ms: int
-    cancel_requested: bool
-    reason: str
-    done: int  # images finished
-    tasks: tuple[Task, ...] = ()  # by index; empty in listings
-
-
-@dataclass(frozen=True)
-class Submitted:
-    job: Job
-    repeated: bool = False  # the idempotency key was seen before: `job` is that job
-    conflict: bool = False  # seen before with another request: nothing was stored
-
-
-@dataclass(frozen=True)
-class Assign:
-    """A task that the scheduler gives to a card."""
-
-    job_id: str
-    index: int
-    card_id: str
-    card_name: str
-    agent_id: str
-
-
-@dataclass(frozen=True)
-class Change:
-    """One accepted change of one task."""
-
-    task: Task  # after the change
-    event: TaskEvent
-    job_state: JobState  # after the change
-    revision: int
-
-
-@dataclass(frozen=True)
-class Cancelled:
-    job: Job  # after the call, with tasks
-    changes: tuple[Change, ...]  # tasks that were queued and are cancelled now
-    running: tuple[Task, ...]  # tasks a card holds: it has to be told
-
-
-@dataclass(frozen=True)
-class CardRow:
-    """A card as its agent last described it; kept while it is away."""
-
-    account_id: str
-    card_id: str
-    agent_id: str
-    agent_name: str
-    agent_version: str
-    info: bytes  # foxden.v1.CardInfo, serialised
-    last_seen_ms: int
-
-
-@dataclass(frozen=True)
-class Upload:
-    account_id: str
-    upload_id: str
-    sha256: str
-    size: int
-    media_type: str
-    created_ms: int
-
-
-@dataclass(frozen=True)
-class JobPage:
-    jobs: tuple[Job, ...]  # newest first, without tasks
-    next_before: str = ""  # pass as `before` for the next page; empty: no more
-    total: int = field(default=0, compare=False)
-
+__all__ = [
+    "STANDINGS",
+    "Assign",
+    "Attempt",
+    "Cancelled",
+    "CardRow",
+    "Change",
+    "Decide",
+    "Job",
+    "JobPage",
+    "Lease",
+    "LeaseLost",
+    "NewJob",
+    "Picture",
+    "Quota",
+    "Replica",
+    "SchedulingLease",
+    "StorageFull",
+    "Store",
+    "StoreError",
+    "Submitted",
+    "Task",
+    "Token",
+    "Upload",
+    "Usage",
+]
 
 # Given the task (with its attempts) whose lease ended badly, say how it goes on: FAIL or LOSE
 # (back to the queue) or GIVE_UP. Called inside the transaction; must be quick and pure.
@@ -208,7 +90,15 @@ class Store(Protocol):
     # Jobs, as clients see them
     async def submit(self, job: NewJob, *, key_window_ms: int) -> Submitted:
         """Store the job and its `count` queued tasks, unless its key was used by the same member
-        within the window: then the earlier job is returned and nothing is stored."""
+        within the window: then the earlier job is returned and nothing is stored.
+
+        Raises StoreError for a job_id that is taken by another job.
+        """
+        ...
+
+    async def submitted(self, job: NewJob, *, key_window_ms: int) -> Submitted | None:
+        """What `submit` would answer to a job whose key was used before; None where it would
+        store it. Nothing is written."""
         ...
 
     async def job(self, account_id: str, job_id: str, *, attempts: bool = False) -> Job | None: ...
@@ -252,14 +142,28 @@ class Store(Protocol):
         ...
 
     # Leases
-    async def open_tasks(self, account_id: str) -> Sequence[tuple[Job, Task]]:
-        """Every task that is queued or held, oldest job first: what a broker starts from."""
+    async def open_tasks(
+        self, account_id: str, *, created_after_ms: int = 0
+    ) -> Sequence[tuple[Job, Task]]:
+        """Every task that is queued or held, oldest job first: what a broker starts from.
+
+        With `created_after_ms`, only of jobs created later: what polling asks.
+        """
         ...
 
     async def assign(
-        self, account_id: str, assigns: Sequence[Assign], now_ms: int
+        self,
+        account_id: str,
+        assigns: Sequence[Assign],
+        now_ms: int,
+        *,
+        epoch: int | None = None,
     ) -> Sequence[Change]:
-        """Lease queued tasks, all in one transaction; those no longer queued are left out."""
+        """Lease queued tasks, all in one transaction; those no longer queued are left out.
+
+        With `epoch`: raises LeaseLost, and nothing is written, unless the account's scheduling
+        lease still has it.
+        """
         ...
 
     async def start(self, account_id: str, lease: Lease, now_ms: int) -> Change | None: ...
@@ -287,7 +191,8 @@ class Store(Protocol):
         ...
 
     async def retry(self, account_id: str, job_id: str, now_ms: int) -> Sequence[Change]:
-        """Queue the failed tasks of a job again, with their failures and losses set to 0."""
+        """Queue the failed tasks of a job again, with their failures and losses set to 0. A job
+        in history comes back to the hot tables, unless there is nothing to retry."""
         ...
 
     # Agents and cards
@@ -304,7 +209,91 @@ class Store(Protocol):
         ...
 
     async def cards(self, account_id: str) -> Sequence[CardRow]: ...
+    async def set_card_standing(
+        self, account_id: str, card_id: str, standing: str, now_ms: int
+    ) -> bool:
+        """Set one of STANDINGS (ValueError for another word); `save_cards` keeps it. False: the
+        account has no such card."""
+        ...
+
+    async def forget_card(self, account_id: str, card_id: str) -> bool:
+        """Remove a card for good, standing included; it comes back if its agent tells of it."""
+        ...
 
     # Uploads
     async def add_upload(self, upload: Upload) -> None: ...
     async def upload(self, account_id: str, upload_id: str) -> Upload | None: ...
+
+    # Members
+    async def set_quota(self, account_id: str, quota: Quota, now_ms: int) -> None: ...
+    async def quotas(self, account_id: str) -> Sequence[Quota]: ...
+    async def usage(
+        self, account_id: str, *, member: str = "", first_day: str, last_day: str
+    ) -> Sequence[Usage]:
+        """By day, then member, both days included; empty days are left out. Attempts that still
+        run are not in it."""
+        ...
+
+    # Several brokers on one database
+    async def lease_account(
+        self, account_id: str, replica_id: str, now_ms: int, until_ms: int
+    ) -> SchedulingLease | None:
+        """Take a lease that is free or expired (epoch + 1), or extend one's own (same epoch, also
+        where it expired and nobody took it). None: it is another's. Of two callers at once one
+        wins. A replica_id is of one run of one process."""
+        ...
+
+    async def leave_account(self, account_id: str, replica_id: str, epoch: int) -> None:
+        """Give it up at a clean stop, so that another need not wait. Not one's own: nothing."""
+        ...
+
+    async def scheduling_lease(self, account_id: str) -> SchedulingLease | None: ...
+    async def save_replica(self, replica: Replica) -> None: ...
+    async def replicas(self, seen_after_ms: int) -> Sequence[Replica]: ...
+    async def forget_replica(self, replica_id: str) -> None: ...
+    async def secret(self, name: str, candidate: bytes) -> bytes:
+        """The secret that all replicas share: the first candidate ever given for the name."""
+        ...
+
+    # Keeping the hot tables small
+    async def archive(self, account_id: str, ended_before_ms: int, limit: int) -> int:
+        """Move ended jobs to history, oldest first, and count what they used: one transaction.
+
+        `job`, `jobs`, `changed_tasks`, `cancel` and `retry` find them there. Returns how many."""
+        ...
+
+    async def sweep_results(
+        self,
+        account_id: str,
+        *,
+        ended_before_ms: int,
+        most_bytes: int,
+        limit: int,
+        now_ms: int,
+    ) -> Sequence[str]:
+        """Forget the pictures of jobs in history that ended before, and of the oldest beyond
+        `most_bytes` for the account's pictures and uploads together (0: no limit); and uploads
+        not used since. `limit` jobs and uploads at most: call again while something comes back.
+
+        Returns the sha256 of blobs that nothing of the account refers to any more. A reference
+        made at this very moment can't be seen: ask `referred` before a blob is deleted, and don't
+        delete one that was put (or put again) a short time ago."""
+        ...
+
+    async def referred(self, account_id: str, sha256s: Sequence[str]) -> frozenset[str]:
+        """Those of the given blobs that a picture or an upload of the account still refers to."""
+        ...
+
+    async def sweep_keys(self, account_id: str, used_before_ms: int, limit: int) -> int:
+        """Forget idempotency keys that are past their window. Returns how many."""
+        ...
+
+    async def forget_history(self, account_id: str, ended_before_ms: int, limit: int) -> int:
+        """Forget jobs in history whose pictures were swept, oldest first; `usage` stays.
+        Returns how many."""
+        ...
+
+    async def snapshot(self, path: Path) -> None:
+        """Write a consistent copy of a running SQLite database to a path that must not exist.
+        StoreError on PostgreSQL, with what to do there instead."""
+        ...

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, delete, select, update
 
-from foxden_broker.store.base import CardRow
+from foxden_broker.store.base import STANDINGS, CardRow
 from foxden_broker.store.database import upsert
 from foxden_broker.store.schema import card
 
@@ -20,7 +20,8 @@ def save(
     cards: Sequence[tuple[str, bytes]],
     now_ms: int,
 ) -> None:
-    """A card that moved to another machine moves with its id; one that is gone is forgotten."""
+    """A card that moved to another machine moves with its id; one that is gone is forgotten.
+    What an administrator decided for a card (`standing`) stays."""
     rows = [
         {
             "account_id": account_id,
@@ -63,8 +64,21 @@ def of_account(conn: Connection, account_id: str) -> tuple[CardRow, ...]:
             card.c.agent_version,
             card.c.info,
             card.c.last_seen_ms,
+            card.c.standing,
         )
         .where(card.c.account_id == account_id)
         .order_by(card.c.agent_name, card.c.card_id)
     )
-    return tuple(CardRow(*row[:5], info=bytes(row[5]), last_seen_ms=row[6]) for row in rows)
+    return tuple(CardRow(*row[:5], bytes(row[5]), *row[6:]) for row in rows)
+
+
+def set_standing(conn: Connection, account_id: str, card_id: str, standing: str) -> bool:
+    if standing not in STANDINGS:
+        raise ValueError(f"A card can't be {standing!r}: it is cordoned, draining, or neither.")
+    mine = (card.c.account_id == account_id, card.c.card_id == card_id)
+    return conn.execute(update(card).where(*mine).values(standing=standing)).rowcount == 1
+
+
+def forget(conn: Connection, account_id: str, card_id: str) -> bool:
+    mine = (card.c.account_id == account_id, card.c.card_id == card_id)
+    return conn.execute(delete(card).where(*mine)).rowcount == 1

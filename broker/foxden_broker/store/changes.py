@@ -16,10 +16,21 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import Connection, Select, bindparam, func, insert, select, update
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Select,
+    bindparam,
+    case,
+    func,
+    insert,
+    select,
+    update,
+)
 
 from foxden_broker.store.base import Assign, Change, Picture, StoreError, Task
-from foxden_broker.store.rows import MOST_AT_ONCE
+from foxden_broker.store.database import Write, execute_all
+from foxden_broker.store.rows import MOST_AT_ONCE, TASK_COLUMNS, as_task
 from foxden_broker.store.schema import attempt, job, picture, task
 from foxden_proto.states import (
     JOB_ENDED,
@@ -45,6 +56,7 @@ class JobHead:
     cancel_requested: bool
     reason: str
     done: int
+    count: int
 
 
 @dataclass(frozen=True)
@@ -58,22 +70,36 @@ class Move:
     picture: Picture | None = None  # for FINISH
 
 
+_HEAD = (
+    job.c.job_id,
+    job.c.state,
+    job.c.revision,
+    job.c.ended_ms,
+    job.c.cancel_requested,
+    job.c.reason,
+    job.c.done,
+    job.c.count,
+)
 _LOCK = (
-    select(
-        job.c.job_id,
-        job.c.state,
-        job.c.revision,
-        job.c.ended_ms,
-        job.c.cancel_requested,
-        job.c.reason,
-        job.c.done,
-    )
+    select(*_HEAD)
     .where(job.c.account_id == bindparam("account"))
     .order_by(job.c.job_id)
     .with_for_update()
 )
 _LOCK_ONE = _LOCK.where(job.c.job_id == bindparam("job"))
 _LOCK_MANY = _LOCK.where(job.c.job_id.in_(bindparam("jobs", expanding=True)))
+# Job and task in one go. Both are locked: PostgreSQL then reads both anew after it waited.
+_LOCK_TASK = (
+    select(*_HEAD, *TASK_COLUMNS)
+    .join_from(job, task, (task.c.account_id == job.c.account_id) & (task.c.job_id == job.c.job_id))
+    .where(
+        job.c.account_id == bindparam("account"),
+        job.c.job_id == bindparam("job"),
+        task.c.account_id == bindparam("account"),
+        task.c.idx == bindparam("idx"),
+    )
+    .with_for_update()
+)
 
 
 def lock_jobs(conn: Connection, account_id: str, job_ids: Iterable[str]) -> dict[str, JobHead]:
@@ -81,6 +107,17 @@ def lock_jobs(conn: Connection, account_id: str, job_ids: Iterable[str]) -> dict
     for job_id, state, *rest in _for_jobs(conn, _LOCK_ONE, _LOCK_MANY, account_id, set(job_ids)):
         heads[job_id] = JobHead(job_id, JobState(state), *rest)
     return heads
+
+
+def lock_task(
+    conn: Connection, account_id: str, job_id: str, index: int
+) -> tuple[JobHead, Task] | None:
+    """A job, locked, and one of its tasks. None: there is no such task."""
+    row = conn.execute(_LOCK_TASK, {"account": account_id, "job": job_id, "idx": index}).first()
+    if row is None:
+        return None
+    head_id, state, *rest = row[: len(_HEAD)]
+    return JobHead(head_id, JobState(state), *rest), as_task(row[len(_HEAD) :])
 
 
 def _for_jobs(
@@ -113,11 +150,19 @@ def apply(
         head = heads[move.task.job_id]
         head.revision += 1
         after.append(_moved(move, head.revision, now_ms))
-    _write_tasks(conn, account_id, moves, after)
-    _write_attempts(conn, account_id, moves, after, now_ms)
-    _write_pictures(conn, account_id, moves)
     touched = {move.task.job_id: heads[move.task.job_id] for move in moves}
-    _derive(conn, account_id, touched, moves, now_ms)
+    _derive(conn, account_id, touched, moves, after, now_ms)
+    changed, *_ = execute_all(
+        conn,
+        [
+            _tasks(account_id, moves, after),
+            *_attempts(account_id, moves, after, now_ms),
+            _pictures(account_id, moves),
+            _heads(account_id, touched.values()),
+        ],
+    )
+    if changed != len(moves):  # can't be while every writer locks the job first
+        raise StoreError("A task changed while its job was locked; nothing was stored. Try again.")
     return tuple(
         Change(new, move.event, touched[new.job_id].state, new.revision)
         for move, new in zip(moves, after, strict=True)
@@ -191,9 +236,7 @@ _UPDATE_TASK = (
 )
 
 
-def _write_tasks(
-    conn: Connection, account_id: str, moves: Sequence[Move], after: Sequence[Task]
-) -> None:
+def _tasks(account_id: str, moves: Sequence[Move], after: Sequence[Task]) -> Write:
     rows = [
         {
             "at_account": account_id,
@@ -217,13 +260,30 @@ def _write_tasks(
         }
         for move, new in zip(moves, after, strict=True)
     ]
-    written = conn.execute(_UPDATE_TASK, rows).rowcount
-    if written != len(rows):  # can't be while every writer locks the job first
-        raise StoreError("A task changed while its job was locked; nothing was stored. Try again.")
+    return _UPDATE_TASK, rows
 
 
-_OPEN_ATTEMPT = insert(attempt)
+_OPEN_ATTEMPT = insert(attempt).values(
+    {
+        name: bindparam(name)
+        for name in (
+            "account_id",
+            "job_id",
+            "idx",
+            "lease_no",
+            "card_id",
+            "card_name",
+            "outcome",
+            "reason",
+            "started_ms",
+            "ended_ms",
+            "batch",
+        )
+    }
+)
 _KEEP_PICTURE = insert(picture)
+_RAN_FROM = bindparam("ran_from", type_=BigInteger)
+_RAN_TO = bindparam("to_ended_ms", type_=BigInteger)
 _CLOSE_ATTEMPT = (
     update(attempt)
     .where(
@@ -237,17 +297,19 @@ _CLOSE_ATTEMPT = (
         outcome=bindparam("to_outcome"),
         reason=bindparam("to_reason"),
         ended_ms=bindparam("to_ended_ms"),
+        # Nothing where it never started, or the clock was set back.
+        gpu_ms=case(
+            (_RAN_FROM == 0, 0),
+            (_RAN_FROM >= _RAN_TO, 0),
+            else_=(_RAN_TO - _RAN_FROM) // attempt.c.batch,
+        ),
     )
 )
 
 
-def _write_attempts(
-    conn: Connection,
-    account_id: str,
-    moves: Sequence[Move],
-    after: Sequence[Task],
-    now_ms: int,
-) -> None:
+def _attempts(
+    account_id: str, moves: Sequence[Move], after: Sequence[Task], now_ms: int
+) -> tuple[Write, Write]:
     """An attempt is open for as long as a card holds the task, releasing included."""
     opened, closed = [], []
     for move, new in zip(moves, after, strict=True):
@@ -264,6 +326,7 @@ def _write_attempts(
                     "reason": "",
                     "started_ms": now_ms,
                     "ended_ms": 0,
+                    "batch": max(1, move.to.batch) if move.to else 1,
                 }
             )
         elif move.task.state in TASK_HELD and new.state not in TASK_HELD:
@@ -276,15 +339,13 @@ def _write_attempts(
                     "to_outcome": move.event.value,
                     "to_reason": new.reason,
                     "to_ended_ms": now_ms,
+                    "ran_from": move.task.started_ms,
                 }
             )
-    if opened:
-        conn.execute(_OPEN_ATTEMPT, opened)
-    if closed:
-        conn.execute(_CLOSE_ATTEMPT, closed)
+    return (_OPEN_ATTEMPT, opened), (_CLOSE_ATTEMPT, closed)
 
 
-def _write_pictures(conn: Connection, account_id: str, moves: Sequence[Move]) -> None:
+def _pictures(account_id: str, moves: Sequence[Move]) -> Write:
     rows = [
         {
             "account_id": account_id,
@@ -297,8 +358,7 @@ def _write_pictures(conn: Connection, account_id: str, moves: Sequence[Move]) ->
         for move in moves
         if move.picture is not None
     ]
-    if rows:
-        conn.execute(_KEEP_PICTURE, rows)
+    return _KEEP_PICTURE, rows
 
 
 _UPDATE_JOB = (
@@ -320,14 +380,27 @@ def _derive(
     account_id: str,
     heads: dict[str, JobHead],
     moves: Sequence[Move],
+    after: Sequence[Task],
     now_ms: int,
 ) -> None:
-    """Count the tasks of the jobs by state, and write what follows."""
-    counts = _count(conn, account_id, heads)
+    """Count the tasks of the jobs by state, as they will be, and put into the heads what follows.
+
+    Asked of the database only for jobs that have more tasks than the ones that move.
+    """
+    moved: defaultdict[str, list[tuple[TaskState, TaskState]]] = defaultdict(list)
+    for move, new in zip(moves, after, strict=True):
+        moved[new.job_id].append((move.task.state, new.state))
+    counts = _count(conn, account_id, [j for j, h in heads.items() if len(moved[j]) < h.count])
+    for job_id, steps in moved.items():
+        known = job_id in counts
+        for old, new_state in steps:
+            counts[job_id][new_state] = counts[job_id].get(new_state, 0) + 1
+            if known:
+                counts[job_id][old] -= 1
     last_reason = {move.task.job_id: move.reason for move in moves}
     for job_id, head in heads.items():
         was_ended = head.state in JOB_ENDED
-        head.state = job_state(counts[job_id])
+        head.state = job_state({state: n for state, n in counts[job_id].items() if n})
         head.done = counts[job_id].get(TaskState.DONE, 0)
         if head.state not in JOB_ENDED:
             head.ended_ms = 0
@@ -335,7 +408,6 @@ def _derive(
             head.ended_ms = now_ms
             if head.state is not JobState.DONE and not head.reason:
                 head.reason = last_reason[job_id]
-    write_heads(conn, account_id, heads.values())
 
 
 _COUNT = (
@@ -349,27 +421,41 @@ _COUNT_MANY = _COUNT.where(task.c.job_id.in_(bindparam("jobs", expanding=True)))
 
 def _count(
     conn: Connection, account_id: str, job_ids: Collection[str]
-) -> dict[str, dict[TaskState, int]]:
+) -> defaultdict[str, dict[TaskState, int]]:
     counts: defaultdict[str, dict[TaskState, int]] = defaultdict(dict)
     for job_id, state, number in _for_jobs(conn, _COUNT_ONE, _COUNT_MANY, account_id, job_ids):
         counts[job_id][TaskState(state)] = number
     return counts
 
 
-def write_heads(conn: Connection, account_id: str, heads: Collection[JobHead]) -> None:
-    conn.execute(
-        _UPDATE_JOB,
-        [
-            {
-                "at_account": account_id,
-                "at_job": head.job_id,
-                "to_state": head.state.value,
-                "to_revision": head.revision,
-                "to_ended_ms": head.ended_ms,
-                "to_cancel_requested": head.cancel_requested,
-                "to_reason": head.reason,
-                "to_done": head.done,
-            }
-            for head in heads
-        ],
-    )
+def _heads(account_id: str, heads: Iterable[JobHead]) -> Write:
+    return _UPDATE_JOB, [
+        {
+            "at_account": account_id,
+            "at_job": head.job_id,
+            "to_state": head.state.value,
+            "to_revision": head.revision,
+            "to_ended_ms": head.ended_ms,
+            "to_cancel_requested": head.cancel_requested,
+            "to_reason": head.reason,
+            "to_done": head.done,
+        }
+        for head in heads
+    ]
+
+
+def write_heads(conn: Connection, account_id: str, heads: Iterable[JobHead]) -> None:
+    execute_all(conn, [_heads(account_id, heads)])
+
+
+def are_there(conn: Connection, account_id: str, changes: Sequence[Change]) -> bool:
+    """Whether these changes were committed: their first task is as they left it. It was one
+    transaction, so one row tells of all; the lock waits for one that is still being committed.
+
+    A task that moved on since says no: then the guards of the use case give the answer of now.
+    """
+    if not changes:
+        return False
+    told = changes[0].task
+    found = lock_task(conn, account_id, told.job_id, told.index)
+    return found is not None and found[1] == replace(told, picture=None, attempts=())

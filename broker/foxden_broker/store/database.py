@@ -2,46 +2,48 @@
 
 No other file asks which engine it talks to. `open_database` picks one by URL:
 
-- SQLite: one writer thread with the only read-write connection (see writer.py), and one reader
-  thread whose connection is opened read-only. SQLite before 3.51.3 can corrupt a database in WAL
-  mode when two connections write or checkpoint at the wrong moment, so the second connection
-  must never be able to do either, and a lock file keeps other processes out.
-- PostgreSQL: a few threads with a connection each.
+- SQLite (sqlite_database.py): one writer thread with the only read-write connection, and one
+  reader thread whose connection is opened read-only.
+- PostgreSQL (postgres_database.py): a few threads with a connection each.
 """
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import sqlite3
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from sqlalchemy import Connection, Engine, Table, create_engine, event, exc, func, select
+from sqlalchemy import Connection, Dialect, Executable, Table, exc
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.pool import NullPool
 
 from foxden_broker.store.base import StorageFull, StoreError
-from foxden_broker.store.lockfile import LockFile
-from foxden_broker.store.writer import Writer
 
 T = TypeVar("T")
 
-POSTGRES_THREADS = 4
-POSTGRES_TRIES = 5
-_MIGRATION_LOCK = 0x466F7864656E  # "Foxden"; replicas that start together migrate one by one
 _PG_FULL = {"53100"}
-_PG_TRY_AGAIN = {"40001", "40P01"}  # serialisation failure, deadlock
+
+# After a commit whose answer was lost: is what the closure wrote, and returned, in the database?
+# Runs first in a new transaction, and must wait (by a lock) for the old one if that still lives.
+Landed = Callable[[Connection, T], bool]
 
 
 class Database(Protocol):
-    """Runs a closure in a transaction of its own; an exception rolls that closure back."""
+    """Runs a closure in a transaction of its own; an exception rolls that closure back.
 
-    async def write(self, work: Callable[[Connection], T]) -> T: ...
+    A closure may be run again from its start where nothing of its first run was kept. After a
+    commit in doubt `landed` decides; without it the closure runs again, so that must do no harm.
+    `read` sees one moment of the database in all its statements.
+    """
+
+    async def write(
+        self, work: Callable[[Connection], T], landed: Landed[T] | None = None
+    ) -> T: ...
     async def read(self, work: Callable[[Connection], T]) -> T: ...
+    async def snapshot(self, path: Path) -> None: ...
     async def close(self) -> None: ...
 
 
@@ -50,6 +52,9 @@ def open_database(url: str, migrate: Callable[[Connection], None]) -> Database:
 
     `sqlite:////absolute/path`, a plain path, or `postgresql://…`.
     """
+    from foxden_broker.store.postgres_database import PostgresDatabase  # they import this module
+    from foxden_broker.store.sqlite_database import SqliteDatabase
+
     parsed = make_url(url) if "://" in url else URL.create("sqlite", database=url)
     if parsed.get_backend_name() == "sqlite":
         if not parsed.database or parsed.database == ":memory:":
@@ -70,9 +75,44 @@ def upsert(dialect: str, table: Table) -> Any:
     return postgresql.insert(table)
 
 
+Write = tuple[Executable, Sequence[dict[str, Any]]]  # a statement, and its rows of values
+
+
+def execute_all(conn: Connection, writes: Sequence[Write]) -> list[int]:
+    """Run statements that return nothing, in order; how many rows each of them touched.
+
+    PostgreSQL gets all of them at once (pipeline mode): waiting for each answer before the next
+    one is sent costs more than the statements do.
+    """
+    writes = [write for write in writes if write[1]]
+    if conn.dialect.name == "sqlite":
+        return [conn.execute(statement, rows).rowcount for statement, rows in writes]
+    raw: Any = conn.connection.driver_connection
+    sent: list[list[Any]] = []
+    with raw.pipeline():
+        for statement, rows in writes:
+            sql, own = _compiled(statement, conn.dialect)
+            sent.append([raw.execute(sql, own | row) for row in rows])
+    return [sum(cursor.rowcount for cursor in cursors) for cursors in sent]
+
+
+@lru_cache(maxsize=64)
+def _compiled(statement: Any, dialect: Dialect) -> tuple[str, dict[str, Any]]:
+    """The text, and the values of the constants that are part of the statement."""
+    compiled = statement.compile(dialect=dialect)
+    own = {name: value for name, value in compiled.params.items() if value is not None}
+    return str(compiled), own
+
+
+def is_postgres_error(error: BaseException) -> bool:
+    """From the driver itself, which is not loaded where nobody uses it."""
+    return type(error).__module__.partition(".")[0] == "psycopg"
+
+
 def translate(error: BaseException) -> BaseException:
     """The error a caller of the store sees: ours for the database's, anything else unchanged."""
-    if not isinstance(error, exc.SQLAlchemyError | sqlite3.Error | OSError):
+    ours = isinstance(error, exc.SQLAlchemyError | sqlite3.Error | OSError)
+    if not ours and not is_postgres_error(error):
         return error
     cause = getattr(error, "orig", None) or error
     code = getattr(cause, "sqlite_errorcode", None)
@@ -90,143 +130,3 @@ def translate(error: BaseException) -> BaseException:
         f"The broker's database failed: {text[0] if text else type(cause).__name__}. "
         "Look at the broker's disk and log, then try again."
     )
-
-
-class SqliteDatabase:
-    """Embedded: group commit on one thread, reads on another."""
-
-    def __init__(self, path: Path, migrate: Callable[[Connection], None]) -> None:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise translate(error) from error
-        self._lock = LockFile(path)
-        self._writing = _sqlite_engine(path, readonly=False)
-        self._reading = _sqlite_engine(path, readonly=True)
-        self._writer = Writer(self._writing, translate)
-        self._reader = ThreadPoolExecutor(1, "foxden-db-read")
-        self._read_conn: Connection | None = None
-        try:
-            self._writer.run(migrate)  # first: a read-only connection can't open an empty database
-            self._reader.submit(self._open_reader).result()
-        except BaseException as error:
-            self._close()
-            raise translate(error) from error
-
-    async def write(self, work: Callable[[Connection], T]) -> T:
-        return await self._writer.submit(work)
-
-    async def read(self, work: Callable[[Connection], T]) -> T:
-        try:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._reader, self._read, work)
-        except RuntimeError as error:
-            if self._read_conn is None:
-                raise StoreError("The broker's database is closed.") from error
-            raise
-
-    async def close(self) -> None:
-        await asyncio.to_thread(self._close)
-
-    def _open_reader(self) -> None:
-        self._read_conn = self._reading.connect()
-
-    def _read(self, work: Callable[[Connection], T]) -> T:
-        assert self._read_conn is not None
-        try:
-            with self._read_conn.begin():
-                return work(self._read_conn)
-        except Exception as error:
-            raise translate(error) from error
-
-    def _close_reader(self) -> None:
-        if self._read_conn is not None:
-            self._read_conn.close()
-            self._read_conn = None
-
-    def _close(self) -> None:
-        # The reader first: the connection that closes last checkpoints, and that is the writer.
-        try:
-            self._reader.submit(self._close_reader).result()
-        except RuntimeError:
-            return  # closed before
-        self._reader.shutdown()
-        self._writer.close()
-        self._lock.release()
-
-
-def _sqlite_engine(path: Path, *, readonly: bool) -> Engine:
-    if readonly:
-        database = f"{path.absolute().as_uri()}?mode=ro"
-        url = URL.create("sqlite", database=database, query={"uri": "true"})
-    else:
-        url = URL.create("sqlite", database=str(path))
-    engine = create_engine(url, poolclass=NullPool)
-
-    @event.listens_for(engine, "connect")
-    def set_up(raw: Any, _record: Any) -> None:
-        raw.isolation_level = None  # transactions begin where `begin` below says, nowhere else
-        raw.execute("PRAGMA busy_timeout = 10000")
-        if readonly:
-            raw.execute("PRAGMA query_only = ON")
-        else:
-            raw.execute("PRAGMA journal_mode = WAL").fetchall()
-            raw.execute("PRAGMA synchronous = FULL")
-            raw.execute("PRAGMA mmap_size = 0").fetchall()
-
-    @event.listens_for(engine, "begin")
-    def begin(conn: Connection) -> None:
-        conn.exec_driver_sql("BEGIN" if readonly else "BEGIN IMMEDIATE")
-
-    return engine
-
-
-class PostgresDatabase:
-    """Shared: every closure is a transaction on one of a few threads."""
-
-    def __init__(self, url: URL, migrate: Callable[[Connection], None]) -> None:
-        try:
-            self._engine = create_engine(
-                url, pool_size=POSTGRES_THREADS, max_overflow=0, pool_pre_ping=True
-            )
-        except ModuleNotFoundError as error:
-            raise StoreError(
-                "PostgreSQL needs the driver psycopg: pip install 'psycopg[binary]'."
-            ) from error
-        self._threads = ThreadPoolExecutor(POSTGRES_THREADS, "foxden-db")
-
-        def locked(conn: Connection) -> None:
-            conn.execute(select(func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
-            migrate(conn)
-
-        try:
-            self._transact(locked)
-        except BaseException:
-            self._close()
-            raise
-
-    async def write(self, work: Callable[[Connection], T]) -> T:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._transact, work)
-
-    read = write
-
-    async def close(self) -> None:
-        await asyncio.to_thread(self._close)
-
-    def _transact(self, work: Callable[[Connection], T]) -> T:
-        for left in reversed(range(POSTGRES_TRIES)):
-            try:
-                with self._engine.begin() as conn:
-                    return work(conn)
-            except exc.DBAPIError as error:
-                if left and getattr(error.orig, "sqlstate", None) in _PG_TRY_AGAIN:
-                    continue
-                raise translate(error) from error
-            except Exception as error:
-                raise translate(error) from error
-        raise AssertionError("unreachable")
-
-    def _close(self) -> None:
-        self._threads.shutdown()
-        self._engine.dispose()

@@ -14,6 +14,7 @@ from sqlalchemy import (
     Insert,
     Integer,
     bindparam,
+    delete,
     func,
     insert,
     literal,
@@ -22,6 +23,7 @@ from sqlalchemy import (
     update,
 )
 
+from foxden_broker.store import history, uploads
 from foxden_broker.store.base import (
     Cancelled,
     Change,
@@ -32,7 +34,7 @@ from foxden_broker.store.base import (
     Task,
 )
 from foxden_broker.store.changes import Move, apply, lock_jobs, write_heads
-from foxden_broker.store.database import upsert
+from foxden_broker.store.database import execute_all, upsert
 from foxden_broker.store.rows import (
     JOB_COLUMNS,
     TASK_COLUMNS,
@@ -42,9 +44,10 @@ from foxden_broker.store.rows import (
     read_job,
     read_tasks,
 )
-from foxden_broker.store.schema import job, job_key, task
+from foxden_broker.store.schema import job, job_history, job_key, task
 from foxden_proto.states import JOB_ENDED, TASK_HELD, JobState, TaskEvent, TaskState
 
+MOST_COUNTED = 10_000  # a page's total says "at least so many" beyond it, per table
 FIRST_REVISION = 1  # so that "everything after 0" is everything
 _END_QUEUED = frozenset({TaskEvent.EXPIRE, TaskEvent.GIVE_UP, TaskEvent.CANCEL})
 
@@ -60,9 +63,13 @@ def submit(conn: Connection, new: NewJob, key_window_ms: int) -> Submitted:
             )
         ).one()
         earlier = get(conn, new.account_id, job_id)
-        assert earlier is not None  # key and job were written together
-        same = bytes(digest) == new.request_digest
-        return Submitted(earlier, repeated=same, conflict=not same)
+        if earlier is not None:
+            same = bytes(digest) == new.request_digest
+            return Submitted(earlier, repeated=same, conflict=not same)
+        # The job was forgotten before its key: only with a history shorter than the window.
+        conn.execute(_TAKE_KEY, _key_row(new))
+    if new.uploads:
+        uploads.touch(conn, new.account_id, new.uploads, new.created_ms)
     stored = Job(
         account_id=new.account_id,
         job_id=new.job_id,
@@ -85,6 +92,37 @@ def submit(conn: Connection, new: NewJob, key_window_ms: int) -> Submitted:
     return Submitted(stored)
 
 
+def was_submitted(conn: Connection, new: NewJob, submitted: Submitted) -> bool:
+    """Whether the caller's own job was committed. An insert of the same key waits for a
+    transaction that is still being committed; a look would not."""
+    if submitted.job.job_id != new.job_id:
+        return False
+    statement = upsert(conn.dialect.name, job).on_conflict_do_nothing()
+    row = _job_row(submitted.job)
+    if conn.execute(statement.returning(job.c.job_id), row).first() is None:
+        return True
+    mine = (job.c.account_id == new.account_id, job.c.job_id == new.job_id)
+    conn.execute(delete(job).where(*mine))
+    return False
+
+
+def submitted(conn: Connection, new: NewJob, key_window_ms: int) -> Submitted | None:
+    used = job_key.c
+    row = conn.execute(
+        select(used.job_id, used.request_digest).where(
+            used.account_id == new.account_id,
+            used.member == new.member,
+            used.key == new.idempotency_key,
+            used.created_ms > new.created_ms - key_window_ms,
+        )
+    ).first()
+    earlier = None if row is None else get(conn, new.account_id, row.job_id)
+    if row is None or earlier is None:
+        return None
+    same = bytes(row.request_digest) == new.request_digest
+    return Submitted(earlier, repeated=same, conflict=not same)
+
+
 @cache
 def _claiming(dialect: str) -> Any:
     """Take a key if it is free or too old. One statement, so that of two callers one wins."""
@@ -102,16 +140,30 @@ def _claiming(dialect: str) -> Any:
 
 
 def _claim(conn: Connection, new: NewJob, key_window_ms: int) -> bool:
-    row = {
+    row = _key_row(new) | {"too_old_ms": new.created_ms - key_window_ms}
+    return conn.execute(_claiming(conn.dialect.name), row).first() is not None
+
+
+def _key_row(new: NewJob) -> dict[str, Any]:
+    return {
         "account_id": new.account_id,
         "member": new.member,
         "key": new.idempotency_key,
         "job_id": new.job_id,
         "request_digest": new.request_digest,
         "created_ms": new.created_ms,
-        "too_old_ms": new.created_ms - key_window_ms,
     }
-    return conn.execute(_claiming(conn.dialect.name), row).first() is not None
+
+
+_TAKE_KEY = (
+    update(job_key)
+    .where(
+        job_key.c.account_id == bindparam("account_id"),
+        job_key.c.member == bindparam("member"),
+        job_key.c.key == bindparam("key"),
+    )
+    .values({name: bindparam(name) for name in ("job_id", "request_digest", "created_ms")})
+)
 
 
 def _fresh(job_id: str, index: int) -> Task:
@@ -152,23 +204,23 @@ _INSERT_TASKS = _inserting_tasks()
 
 
 def _insert(conn: Connection, stored: Job) -> None:
-    row = {c.name: getattr(stored, c.name) for c in JOB_COLUMNS} | {"state": stored.state.value}
-    conn.execute(_INSERT_JOB, row)
     first = stored.tasks[0]
     values = {
         c.name: getattr(first, c.name) for c in TASK_COLUMNS if c.name not in ("idx", "state")
     }
     values |= {"account_id": stored.account_id, "state": first.state.value}
-    conn.execute(
-        _INSERT_TASKS,
-        {f"new_{name}": value for name, value in values.items()} | {"number": stored.count},
-    )
+    tasks = {f"new_{name}": value for name, value in values.items()} | {"number": stored.count}
+    execute_all(conn, [(_INSERT_JOB, [_job_row(stored)]), (_INSERT_TASKS, [tasks])])
+
+
+def _job_row(stored: Job) -> dict[str, Any]:
+    return {c.name: getattr(stored, c.name) for c in JOB_COLUMNS} | {"state": stored.state.value}
 
 
 def get(conn: Connection, account_id: str, job_id: str, attempts: bool = False) -> Job | None:
     found = read_job(conn, account_id, job_id)
     if found is None:
-        return None
+        return history.read(conn, account_id, job_id, attempts=attempts)
     return _with_tasks(found, read_tasks(conn, account_id, job_id, attempts=attempts))
 
 
@@ -181,10 +233,21 @@ def changed_tasks(
 ) -> tuple[Job, tuple[Task, ...]] | None:
     found = read_job(conn, account_id, job_id)
     if found is None:
-        return None
+        return _changed_in_history(conn, account_id, job_id, after_revision)
     if found.revision <= after_revision:
         return found, ()
     return found, read_changed(conn, account_id, job_id, after_revision)
+
+
+def _changed_in_history(
+    conn: Connection, account_id: str, job_id: str, after_revision: int
+) -> tuple[Job, tuple[Task, ...]] | None:
+    found = history.read(conn, account_id, job_id)
+    if found is None:
+        return None
+    later = [one for one in found.tasks if one.revision > after_revision]
+    later.sort(key=lambda one: (one.revision, one.index))
+    return _with_tasks(found, ()), tuple(later)
 
 
 def listing(
@@ -195,19 +258,25 @@ def listing(
     before: str,
     limit: int,
 ) -> JobPage:
-    """One page, newest first. Raises ValueError for a cursor that is none of ours."""
-    wanted = [job.c.account_id == account_id]
-    if member:
-        wanted.append(job.c.member == member)
-    if state is not None:
-        wanted.append(job.c.state == state.value)
-    total = conn.execute(select(func.count()).select_from(job).where(*wanted)).scalar_one()
-    query = select(*JOB_COLUMNS).where(*wanted)
-    if before:
-        query = query.where(tuple_(job.c.created_ms, job.c.job_id) < tuple_(*_unpack(before)))
-    rows = conn.execute(
-        query.order_by(job.c.created_ms.desc(), job.c.job_id.desc()).limit(limit + 1)
-    ).all()
+    """One page, newest first, of hot and archived jobs. Raises ValueError for a cursor that is
+    none of ours."""
+    start = _unpack(before) if before else None
+    rows: list[Any] = []
+    total = 0
+    for table, columns in ((job, JOB_COLUMNS), (job_history, history.HISTORY_COLUMNS)):
+        wanted = [table.c.account_id == account_id]
+        if member:
+            wanted.append(table.c.member == member)
+        if state is not None:
+            wanted.append(table.c.state == state.value)
+        some = select(literal(1)).select_from(table).where(*wanted).limit(MOST_COUNTED)
+        total += conn.execute(select(func.count()).select_from(some.subquery())).scalar_one()
+        query = select(*columns).where(*wanted)
+        if start is not None:
+            query = query.where(tuple_(table.c.created_ms, table.c.job_id) < tuple_(*start))
+        newest = query.order_by(table.c.created_ms.desc(), table.c.job_id.desc())
+        rows += conn.execute(newest.limit(limit + 1)).all()
+    rows.sort(key=lambda row: (row.created_ms, row.job_id), reverse=True)
     found = tuple(as_job(row) for row in rows[:limit])
     more = len(rows) > limit and found
     return JobPage(found, _pack(found[-1]) if more else "", total)
@@ -232,7 +301,8 @@ def cancel(
 ) -> Cancelled | None:
     head = lock_jobs(conn, account_id, [job_id]).get(job_id)
     if head is None:
-        return None
+        archived = history.read(conn, account_id, job_id)
+        return None if archived is None else Cancelled(archived, (), ())
     changes: tuple[Change, ...] = ()
     running: tuple[Task, ...] = ()
     if head.state not in JOB_ENDED:
@@ -264,6 +334,14 @@ def resolve(
         .values(request=request, model_sha256=model_sha256)
     )
     return conn.execute(statement).rowcount == 1
+
+
+def was_resolved(
+    conn: Connection, account_id: str, job_id: str, request: bytes, model_sha256: str
+) -> bool:
+    lock_jobs(conn, account_id, [job_id])  # waits for one that is still being committed
+    found = read_job(conn, account_id, job_id)
+    return found is not None and (found.request, found.model_sha256) == (request, model_sha256)
 
 
 def end_queued(

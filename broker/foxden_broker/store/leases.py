@@ -7,14 +7,15 @@ from dataclasses import replace
 
 from sqlalchemy import Connection, select
 
+from foxden_broker.store import history
 from foxden_broker.store.base import Assign, Change, Decide, Job, Lease, Picture, Task
-from foxden_broker.store.changes import JobHead, Move, apply, lock_jobs
+from foxden_broker.store.changes import JobHead, Move, apply, lock_jobs, lock_task
+from foxden_broker.store.replicas import check_epoch
 from foxden_broker.store.rows import (
     JOB_COLUMNS,
     TASK_COLUMNS,
     as_job,
     as_task,
-    pick_task,
     pick_tasks,
     read_attempts,
     read_tasks,
@@ -48,8 +49,12 @@ _END_LEASE = frozenset(
 )
 
 
-def open_tasks(conn: Connection, account_id: str) -> tuple[tuple[Job, Task], ...]:
-    is_open = (job.c.account_id == account_id, job.c.state.in_(_OPEN_JOBS))
+def open_tasks(
+    conn: Connection, account_id: str, created_after_ms: int = 0
+) -> tuple[tuple[Job, Task], ...]:
+    is_open = [job.c.account_id == account_id, job.c.state.in_(_OPEN_JOBS)]
+    if created_after_ms:
+        is_open.append(job.c.created_ms > created_after_ms)
     jobs = {row.job_id: as_job(row) for row in conn.execute(select(*JOB_COLUMNS).where(*is_open))}
     # The requests are read once per job above, not once per task: a thousand images share one.
     rows = conn.execute(
@@ -60,14 +65,18 @@ def open_tasks(conn: Connection, account_id: str) -> tuple[tuple[Job, Task], ...
         .where(*is_open, task.c.account_id == account_id, task.c.state.in_(_OPEN_TASKS))
         .order_by(job.c.created_ms, job.c.job_id, task.c.idx)
     )
-    tasks = [as_task(row) for row in rows]
-    # On PostgreSQL a job can come or go between the two statements; only whole pairs are told.
-    return tuple((jobs[one.job_id], one) for one in tasks if one.job_id in jobs)
+    return tuple((jobs[one.job_id], one) for one in map(as_task, rows))
 
 
 def assign(
-    conn: Connection, account_id: str, assigns: Sequence[Assign], now_ms: int
+    conn: Connection,
+    account_id: str,
+    assigns: Sequence[Assign],
+    now_ms: int,
+    epoch: int | None = None,
 ) -> tuple[Change, ...]:
+    if epoch is not None:
+        check_epoch(conn, account_id, epoch)
     wanted: dict[tuple[str, int], Assign] = {}
     for one in assigns:
         wanted.setdefault((one.job_id, one.index), one)
@@ -94,7 +103,7 @@ def finish(
 ) -> tuple[Change | None, bool]:
     found = _held(conn, account_id, lease)
     if found is None:
-        return None, False
+        return None, _held_in_history(conn, account_id, lease)
     head, mine = found
     if mine.state is TaskState.DONE:  # this very lease delivered before: its frame was repeated
         return None, True
@@ -134,6 +143,8 @@ def retry(conn: Connection, account_id: str, job_id: str, now_ms: int) -> tuple[
     """While a cancel is still being carried out nothing is retried: the tasks that a card holds
     must not find their way back to the queue."""
     head = lock_jobs(conn, account_id, [job_id]).get(job_id)
+    if head is None and history.bring_back(conn, account_id, job_id):
+        head = lock_jobs(conn, account_id, [job_id]).get(job_id)
     if head is None or (head.cancel_requested and head.state not in JOB_ENDED):
         return ()
     moves = [
@@ -146,15 +157,21 @@ def retry(conn: Connection, account_id: str, job_id: str, now_ms: int) -> tuple[
     return apply(conn, account_id, {job_id: head}, moves, now_ms)
 
 
+def _held_in_history(conn: Connection, account_id: str, lease: Lease) -> bool:
+    """Whether this lease had delivered, and the job was archived since."""
+    archived = history.read(conn, account_id, lease.job_id)
+    if archived is None or not 0 <= lease.index < len(archived.tasks):
+        return False
+    mine = archived.tasks[lease.index]
+    return mine.state is TaskState.DONE and mine.lease_no == lease.lease_no
+
+
 def _held(conn: Connection, account_id: str, lease: Lease) -> tuple[JobHead, Task] | None:
     """The job, locked, and the task if this is its latest lease."""
-    head = lock_jobs(conn, account_id, [lease.job_id]).get(lease.job_id)
-    if head is None:
+    found = lock_task(conn, account_id, lease.job_id, lease.index)
+    if found is None or found[1].lease_no != lease.lease_no or not lease.lease_no:
         return None
-    mine = pick_task(conn, account_id, lease.job_id, lease.index)
-    if mine is None or mine.lease_no != lease.lease_no or not mine.lease_no:
-        return None
-    return head, mine
+    return found
 
 
 def _apply_one(conn: Connection, account_id: str, head: JobHead, move: Move, now_ms: int) -> Change:

@@ -1,8 +1,12 @@
 """The tables. `account_id` leads every key and index, so that a database can be cut by account.
 
-There are no foreign keys: nothing is deleted that others point at, every row is written by one
+There are no foreign keys: what belongs together is deleted together, every row is written by one
 of the use-case modules, and a distributed PostgreSQL would refuse most of them. A change here
-needs a new file in migrations/versions; a test compares the two.
+needs a new file in migrations/versions; a test compares the two. New columns have a default in
+the database, because an older broker may go on writing rows while a newer one starts.
+
+`job`, `task` and `attempt` are hot: they hold what is open and what ended a short time ago. The
+rest is in `job_history`, one row per job.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Double,
     Index,
     Integer,
     LargeBinary,
@@ -18,6 +23,8 @@ from sqlalchemy import (
     PrimaryKeyConstraint,
     Table,
     Text,
+    false,
+    text,
 )
 
 metadata = MetaData()
@@ -90,6 +97,14 @@ job = Table(
     # Also finds the open jobs, and with them every queued or held task: those live in no other.
     Index("job_newest_in_state", "account_id", "state", "created_ms", "job_id"),
 )
+# What may go to history. Only ended jobs are in it.
+Index(
+    "job_ended",
+    job.c.account_id,
+    job.c.ended_ms,
+    sqlite_where=job.c.ended_ms > 0,
+    postgresql_where=job.c.ended_ms > 0,
+)
 
 # Who used which idempotency key for what. A row older than the window is overwritten in place,
 # by the same statement that claims a free key, so that two callers can never both win.
@@ -103,6 +118,7 @@ job_key = Table(
     _bytes("request_digest"),
     _ms("created_ms"),
     _key("job_key", "account_id", "member", "key"),
+    Index("job_key_oldest", "account_id", "created_ms"),
 )
 
 # Deliberately without a second index: every statement comes with job_id, and each index would
@@ -130,7 +146,8 @@ task = Table(
     sqlite_with_rowid=False,
 )
 
-# A table of its own: its key lets the database itself refuse a second picture of an image.
+# A table of its own: its key lets the database itself refuse a second picture of an image. The
+# pictures of a job stay here when it goes to history, until their time is over.
 picture = Table(
     "picture",
     metadata,
@@ -141,6 +158,7 @@ picture = Table(
     _ms("size"),
     _bytes("meta"),
     _key("picture", "account_id", "job_id", "idx"),
+    Index("picture_blob", "account_id", "sha256"),
 )
 
 attempt = Table(
@@ -156,6 +174,11 @@ attempt = Table(
     _text("reason"),
     _ms("started_ms"),
     _ms("ended_ms"),
+    # Written when it ends: how long it held its card, shared among the images of its batch. NULL
+    # while it lasts, and where an older broker wrote it.
+    Column("gpu_ms", BigInteger),
+    Column("batch", Integer, nullable=False, server_default=text("1")),
+    Column("counted", Boolean, nullable=False, server_default=false()),  # is in `usage`
     _key("attempt", "account_id", "job_id", "idx", "lease_no"),
     sqlite_with_rowid=False,
 )
@@ -170,6 +193,7 @@ card = Table(
     _text("agent_version"),
     _bytes("info"),
     _ms("last_seen_ms"),
+    Column("standing", Text, nullable=False, server_default=text("''")),
     _key("card", "account_id", "card_id"),
 )
 
@@ -182,5 +206,93 @@ upload = Table(
     _ms("size"),
     _text("media_type"),
     _ms("created_ms"),
+    Column("used_ms", BigInteger, nullable=False, server_default=text("0")),  # 0: by no job yet
     _key("upload", "account_id", "upload_id"),
+    Index("upload_blob", "account_id", "sha256"),
+    Index("upload_oldest", "account_id", "created_ms"),
+)
+
+# Jobs that ended a while ago, each with all it had but its pictures. Not partitioned by time on
+# PostgreSQL: the key of a partitioned table would have to contain the time, which no caller
+# knows; old rows are found by an index and deleted a few at a time.
+job_history = Table(
+    "job_history",
+    metadata,
+    _text("account_id"),
+    _text("job_id"),
+    _text("member"),
+    _bytes("request"),
+    _text("model_sha256"),
+    _int("count"),
+    _int("priority"),
+    _text("state"),
+    _ms("revision"),
+    _ms("created_ms"),
+    _ms("ended_ms"),
+    _ms("deadline_ms"),
+    Column("cancel_requested", Boolean, nullable=False),
+    _text("reason"),
+    _int("done"),
+    _ms("result_bytes"),  # of the pictures that are still kept
+    _bytes("details"),  # tasks and attempts, see history.py
+    _key("job_history", "account_id", "job_id"),
+    Index("job_history_newest", "account_id", "created_ms", "job_id"),
+    Index("job_history_newest_of_member", "account_id", "member", "created_ms", "job_id"),
+    Index("job_history_newest_in_state", "account_id", "state", "created_ms", "job_id"),
+    # With the size, so that adding up what is kept reads the index only.
+    Index("job_history_oldest", "account_id", "ended_ms", "result_bytes"),
+)
+
+# What members used, of attempts whose jobs are in history; the rest is added up when asked.
+usage = Table(
+    "usage",
+    metadata,
+    _text("account_id"),
+    _text("member"),
+    _text("day"),
+    _ms("images"),
+    _ms("gpu_ms"),
+    _key("usage", "account_id", "member", "day"),
+)
+
+quota = Table(
+    "quota",
+    metadata,
+    _text("account_id"),
+    _text("member"),
+    _ms("most_queued"),
+    _ms("most_running"),
+    Column("gpu_seconds_per_day", Double, nullable=False),
+    _ms("changed_ms"),
+    _key("quota", "account_id", "member"),
+)
+
+scheduling_lease = Table(
+    "scheduling_lease",
+    metadata,
+    _text("account_id"),
+    _text("replica_id"),  # empty: given up
+    _ms("epoch"),
+    _ms("until_ms"),
+    _key("scheduling_lease", "account_id"),
+)
+
+# The two tables that are of no account: small, and whole in every part of a divided database.
+replica = Table(
+    "replica",
+    metadata,
+    _text("replica_id"),
+    _text("address"),
+    _text("ca_pem"),
+    _text("version"),
+    _ms("seen_ms"),
+    _key("replica", "replica_id"),
+)
+
+secret = Table(
+    "secret",
+    metadata,
+    _text("name"),
+    _bytes("value"),
+    _key("secret", "name"),
 )

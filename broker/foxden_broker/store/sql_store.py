@@ -1,15 +1,25 @@
-"""`Store` on a SQL database: each method hands one use case to the database as one transaction."""
+"""`Store` on a SQL database: each method hands one use case to the database as one transaction.
+
+Where a commit is in doubt (PostgreSQL only: the connection broke while its answer was awaited),
+methods that give something new say with a second function whether it landed. All others may
+simply run twice: setting, extending, revoking and forgetting say the same the second time, and
+what `archive` and `sweep_results` had taken is not there any more.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 
 from foxden_broker.store import cards as card_rows
+from foxden_broker.store import history, sweeps
 from foxden_broker.store import jobs as job_rows
 from foxden_broker.store import leases as lease_rows
+from foxden_broker.store import replicas as replica_rows
 from foxden_broker.store import tokens as token_rows
 from foxden_broker.store import uploads as upload_rows
+from foxden_broker.store import usage as usage_rows
 from foxden_broker.store.base import (
     Assign,
     Cancelled,
@@ -21,11 +31,16 @@ from foxden_broker.store.base import (
     Lease,
     NewJob,
     Picture,
+    Quota,
+    Replica,
+    SchedulingLease,
     Submitted,
     Task,
     Token,
     Upload,
+    Usage,
 )
+from foxden_broker.store.changes import are_there
 from foxden_broker.store.database import Database, open_database
 from foxden_broker.store.migrate import migrate
 from foxden_proto.states import JobState, TaskEvent
@@ -47,6 +62,7 @@ class SqlStore:
         self._write = database.write
         self._read = database.read
         self._close = database.close
+        self._snapshot = database.snapshot
 
     async def close(self) -> None:
         await self._close()
@@ -60,7 +76,10 @@ class SqlStore:
         return await self._read(token_rows.accounts)
 
     async def add_token(self, token: Token) -> None:
-        await self._write(lambda conn: token_rows.add(conn, token))
+        await self._write(
+            lambda conn: token_rows.add(conn, token),
+            lambda conn, _: token_rows.was_added(conn, token),
+        )
 
     async def token(self, account_id: str, token_id: str) -> Token | None:
         return await self._read(lambda conn: token_rows.get(conn, account_id, token_id))
@@ -74,7 +93,13 @@ class SqlStore:
     # Jobs
 
     async def submit(self, job: NewJob, *, key_window_ms: int) -> Submitted:
-        return await self._write(lambda conn: job_rows.submit(conn, job, key_window_ms))
+        return await self._write(
+            lambda conn: job_rows.submit(conn, job, key_window_ms),
+            lambda conn, result: job_rows.was_submitted(conn, job, result),
+        )
+
+    async def submitted(self, job: NewJob, *, key_window_ms: int) -> Submitted | None:
+        return await self._read(lambda conn: job_rows.submitted(conn, job, key_window_ms))
 
     async def job(self, account_id: str, job_id: str, *, attempts: bool = False) -> Job | None:
         return await self._read(lambda conn: job_rows.get(conn, account_id, job_id, attempts))
@@ -103,14 +128,16 @@ class SqlStore:
         self, account_id: str, job_id: str, reason: str, now_ms: int
     ) -> Cancelled | None:
         return await self._write(
-            lambda conn: job_rows.cancel(conn, account_id, job_id, reason, now_ms)
+            lambda conn: job_rows.cancel(conn, account_id, job_id, reason, now_ms),
+            lambda conn, done: are_there(conn, account_id, done.changes if done else ()),
         )
 
     async def resolve(
         self, account_id: str, job_id: str, request: bytes, model_sha256: str
     ) -> bool:
         return await self._write(
-            lambda conn: job_rows.resolve(conn, account_id, job_id, request, model_sha256)
+            lambda conn: job_rows.resolve(conn, account_id, job_id, request, model_sha256),
+            lambda conn, _: job_rows.was_resolved(conn, account_id, job_id, request, model_sha256),
         )
 
     async def end_queued(
@@ -122,27 +149,44 @@ class SqlStore:
         now_ms: int,
     ) -> Sequence[Change]:
         return await self._write(
-            lambda conn: job_rows.end_queued(conn, account_id, tasks, event, reason, now_ms)
+            lambda conn: job_rows.end_queued(conn, account_id, tasks, event, reason, now_ms),
+            lambda conn, changes: are_there(conn, account_id, changes),
         )
 
     # Leases
 
-    async def open_tasks(self, account_id: str) -> Sequence[tuple[Job, Task]]:
-        return await self._read(lambda conn: lease_rows.open_tasks(conn, account_id))
+    async def open_tasks(
+        self, account_id: str, *, created_after_ms: int = 0
+    ) -> Sequence[tuple[Job, Task]]:
+        return await self._read(
+            lambda conn: lease_rows.open_tasks(conn, account_id, created_after_ms)
+        )
 
     async def assign(
-        self, account_id: str, assigns: Sequence[Assign], now_ms: int
+        self,
+        account_id: str,
+        assigns: Sequence[Assign],
+        now_ms: int,
+        *,
+        epoch: int | None = None,
     ) -> Sequence[Change]:
-        return await self._write(lambda conn: lease_rows.assign(conn, account_id, assigns, now_ms))
+        return await self._write(
+            lambda conn: lease_rows.assign(conn, account_id, assigns, now_ms, epoch),
+            lambda conn, changes: are_there(conn, account_id, changes),
+        )
 
     async def start(self, account_id: str, lease: Lease, now_ms: int) -> Change | None:
-        return await self._write(lambda conn: lease_rows.start(conn, account_id, lease, now_ms))
+        return await self._write(
+            lambda conn: lease_rows.start(conn, account_id, lease, now_ms),
+            lambda conn, change: are_there(conn, account_id, _if_any(change)),
+        )
 
     async def finish(
         self, account_id: str, lease: Lease, picture: Picture, now_ms: int
     ) -> tuple[Change | None, bool]:
         return await self._write(
-            lambda conn: lease_rows.finish(conn, account_id, lease, picture, now_ms)
+            lambda conn: lease_rows.finish(conn, account_id, lease, picture, now_ms),
+            lambda conn, result: are_there(conn, account_id, _if_any(result[0])),
         )
 
     async def end_lease(
@@ -154,11 +198,15 @@ class SqlStore:
         now_ms: int,
     ) -> Change | None:
         return await self._write(
-            lambda conn: lease_rows.end_lease(conn, account_id, lease, event, reason, now_ms)
+            lambda conn: lease_rows.end_lease(conn, account_id, lease, event, reason, now_ms),
+            lambda conn, change: are_there(conn, account_id, _if_any(change)),
         )
 
     async def retry(self, account_id: str, job_id: str, now_ms: int) -> Sequence[Change]:
-        return await self._write(lambda conn: lease_rows.retry(conn, account_id, job_id, now_ms))
+        return await self._write(
+            lambda conn: lease_rows.retry(conn, account_id, job_id, now_ms),
+            lambda conn, changes: are_there(conn, account_id, changes),
+        )
 
     # Agents and cards
 
@@ -180,10 +228,108 @@ class SqlStore:
     async def cards(self, account_id: str) -> Sequence[CardRow]:
         return await self._read(lambda conn: card_rows.of_account(conn, account_id))
 
+    async def set_card_standing(
+        self, account_id: str, card_id: str, standing: str, now_ms: int
+    ) -> bool:
+        return await self._write(
+            lambda conn: card_rows.set_standing(conn, account_id, card_id, standing)
+        )
+
+    async def forget_card(self, account_id: str, card_id: str) -> bool:
+        return await self._write(
+            lambda conn: card_rows.forget(conn, account_id, card_id),
+            lambda conn, was_there: card_rows.forget(conn, account_id, card_id) or was_there,
+        )
+
     # Uploads
 
     async def add_upload(self, upload: Upload) -> None:
-        await self._write(lambda conn: upload_rows.add(conn, upload))
+        await self._write(
+            lambda conn: upload_rows.add(conn, upload),
+            lambda conn, _: upload_rows.was_added(conn, upload),
+        )
 
     async def upload(self, account_id: str, upload_id: str) -> Upload | None:
         return await self._read(lambda conn: upload_rows.get(conn, account_id, upload_id))
+
+    # Members
+
+    async def set_quota(self, account_id: str, quota: Quota, now_ms: int) -> None:
+        await self._write(lambda conn: usage_rows.set_quota(conn, account_id, quota, now_ms))
+
+    async def quotas(self, account_id: str) -> Sequence[Quota]:
+        return await self._read(lambda conn: usage_rows.quotas(conn, account_id))
+
+    async def usage(
+        self, account_id: str, *, member: str = "", first_day: str, last_day: str
+    ) -> Sequence[Usage]:
+        return await self._read(
+            lambda conn: usage_rows.between(conn, account_id, member, first_day, last_day)
+        )
+
+    # Several brokers
+
+    async def lease_account(
+        self, account_id: str, replica_id: str, now_ms: int, until_ms: int
+    ) -> SchedulingLease | None:
+        return await self._write(
+            lambda conn: replica_rows.lease_account(conn, account_id, replica_id, now_ms, until_ms)
+        )
+
+    async def leave_account(self, account_id: str, replica_id: str, epoch: int) -> None:
+        await self._write(
+            lambda conn: replica_rows.leave_account(conn, account_id, replica_id, epoch)
+        )
+
+    async def scheduling_lease(self, account_id: str) -> SchedulingLease | None:
+        return await self._read(lambda conn: replica_rows.current(conn, account_id))
+
+    async def save_replica(self, replica: Replica) -> None:
+        await self._write(lambda conn: replica_rows.save_replica(conn, replica))
+
+    async def replicas(self, seen_after_ms: int) -> Sequence[Replica]:
+        return await self._read(lambda conn: replica_rows.replicas(conn, seen_after_ms))
+
+    async def forget_replica(self, replica_id: str) -> None:
+        await self._write(lambda conn: replica_rows.forget_replica(conn, replica_id))
+
+    async def secret(self, name: str, candidate: bytes) -> bytes:
+        return await self._write(lambda conn: replica_rows.shared_secret(conn, name, candidate))
+
+    # Keeping the hot tables small
+
+    async def archive(self, account_id: str, ended_before_ms: int, limit: int) -> int:
+        return await self._write(
+            lambda conn: history.archive(conn, account_id, ended_before_ms, limit)
+        )
+
+    async def sweep_results(
+        self,
+        account_id: str,
+        *,
+        ended_before_ms: int,
+        most_bytes: int,
+        limit: int,
+        now_ms: int,
+    ) -> Sequence[str]:
+        return await self._write(
+            lambda conn: sweeps.results(conn, account_id, ended_before_ms, most_bytes, limit)
+        )
+
+    async def referred(self, account_id: str, sha256s: Sequence[str]) -> frozenset[str]:
+        return await self._read(lambda conn: sweeps.referred(conn, account_id, sha256s))
+
+    async def sweep_keys(self, account_id: str, used_before_ms: int, limit: int) -> int:
+        return await self._write(lambda conn: sweeps.keys(conn, account_id, used_before_ms, limit))
+
+    async def forget_history(self, account_id: str, ended_before_ms: int, limit: int) -> int:
+        return await self._write(
+            lambda conn: history.forget(conn, account_id, ended_before_ms, limit)
+        )
+
+    async def snapshot(self, path: Path) -> None:
+        await self._snapshot(path)
+
+
+def _if_any(change: Change | None) -> tuple[Change, ...]:
+    return () if change is None else (change,)

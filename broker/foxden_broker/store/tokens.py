@@ -35,17 +35,11 @@ def accounts(conn: Connection) -> tuple[str, ...]:
 
 
 def add(conn: Connection, new: Token) -> None:
-    row = {
-        "account_id": new.account_id,
-        "token_id": new.token_id,
-        "secret_sha256": new.secret_sha256,
-        "member": new.member,
-        "scopes": " ".join(sorted(new.scopes)),
-        "created_ms": new.created_ms,
-        "expires_ms": new.expires_ms,
-        "revoked_ms": new.revoked_ms,
-    }
-    conn.execute(insert(token), row)
+    conn.execute(insert(token), _row(new))
+
+
+def _row(new: Token) -> dict[str, Any]:
+    return new.__dict__ | {"scopes": " ".join(sorted(new.scopes))}
 
 
 def get(conn: Connection, account_id: str, token_id: str) -> Token | None:
@@ -53,6 +47,13 @@ def get(conn: Connection, account_id: str, token_id: str) -> Token | None:
         select(*_COLUMNS).where(token.c.account_id == account_id, token.c.token_id == token_id)
     ).first()
     return None if row is None else _token(row)
+
+
+def was_added(conn: Connection, new: Token) -> bool:
+    """Waits for a transaction that is still adding it."""
+    statement = upsert(conn.dialect.name, token).on_conflict_do_nothing()
+    conn.execute(statement.returning(token.c.token_id), _row(new))
+    return get(conn, new.account_id, new.token_id) == new
 
 
 def of_account(conn: Connection, account_id: str) -> tuple[Token, ...]:

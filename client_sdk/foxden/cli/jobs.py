@@ -1,4 +1,4 @@
-"""foxden jobs: list, show, cancel. Prompts are not printed: terminals have histories."""
+"""foxden jobs: list, show, cancel, retry. Prompts are not printed: terminals have histories."""
 
 from __future__ import annotations
 
@@ -11,11 +11,18 @@ from foxden.jobs import JobInfo
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(dest="action", required=True, metavar="list|show|cancel")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="list|show|cancel|retry")
     listing = actions.add_parser("list", help="the newest jobs")
-    listing.add_argument("--state", metavar="STATE", help="queued, running, done, failed, ...")
+    listing.add_argument(
+        "--state", metavar="STATE", help="queued, running, done, failed, partial, ..."
+    )
     listing.add_argument("--limit", type=int, default=50, metavar="N")
-    for name, text in (("show", "one job with every attempt"), ("cancel", "stop a job")):
+    texts = {
+        "show": "one job with every attempt",
+        "cancel": "stop a job",
+        "retry": "queue its failed images again",
+    }
+    for name, text in texts.items():
         actions.add_parser(name, help=text).add_argument("job", help="its id")
 
 
@@ -24,8 +31,9 @@ def run(args: argparse.Namespace) -> int:
         if args.action == "list":
             jobs = [job.info for job in client.jobs(args.state, args.limit)]
             return _output.answer(args, {"jobs": [_described(job) for job in jobs]}, _listed(jobs))
-        job = client.cancel(args.job) if args.action == "cancel" else client.get(args.job)
-    text = f"{job.id}: {job.state}" if args.action == "cancel" else _shown(job.info)
+        act = {"cancel": client.cancel, "retry": client.retry}.get(args.action, client.get)
+        job = act(args.job)
+    text = _shown(job.info) if args.action == "show" else f"{job.id}: {job.state}"
     return _output.answer(args, _described(job.info), text)
 
 
@@ -61,5 +69,6 @@ def _shown(job: JobInfo) -> str:
         lines.append(f"  image {task.index}: {task.state}{on}{why}")
         for tried in task.attempts:
             why = f": {tried.reason}" if tried.reason else ""
-            lines.append(f"    {tried.outcome or 'running'} on {tried.card}{why}")
+            times = f"{_output.when(tried.started)} to {_output.when(tried.ended, 'now')}"
+            lines.append(f"    {times}: {tried.outcome or 'running'} on {tried.card}{why}")
     return "\n".join(lines)

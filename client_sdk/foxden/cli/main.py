@@ -24,10 +24,14 @@ _COMMANDS = {
     "up": "this PC as a private endpoint, until Ctrl-C",
     "generate": "draw pictures and save them",
     "login": "remember a broker and the token for it",
-    "jobs": "list, show or cancel jobs",
-    "cards": "the cards of the pool",
+    "jobs": "list, show, cancel or retry jobs",
+    "cards": "the cards of the pool; cordon, drain, uncordon or forget one",
     "models": "the models of the pool",
     "tokens": "create, list or revoke tokens (needs scope admin)",
+    "quotas": "limits of members (needs scope admin)",
+    "usage": "images and card time by day and member (needs scope admin)",
+    "backup": "an archive of a running broker (needs scope admin)",
+    "restore": "a broker's folder from such an archive",
 }
 _PLUGINS = {
     "broker": "run the broker: queue, scheduler and doors",

@@ -518,6 +518,25 @@ class CancelJobRequest(_message.Message):
 Global___CancelJobRequest: _TypeAlias = CancelJobRequest  # noqa: Y015
 
 @_typing.final
+class RetryJobRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryJobRequest: _TypeAlias = RetryJobRequest  # noqa: Y015
+
+@_typing.final
 class ListJobsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -734,7 +753,7 @@ Global___Progress: _TypeAlias = Progress  # noqa: Y015
 
 @_typing.final
 class TaskEnded(_message.Message):
-    """An image that will not be made."""
+    """An image that will not be made; or, with the state done, one whose picture is no longer kept."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -743,7 +762,7 @@ class TaskEnded(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     state: Global___TaskState.ValueType
-    """failed, cancelled or expired"""
+    """failed, cancelled, expired; done"""
     reason: _builtins.str
     def __init__(
         self,

@@ -59,6 +59,11 @@ class GenerationStub:
                 request_serializer=foxden__proto_dot_v1_dot_generation__pb2.CancelJobRequest.SerializeToString,
                 response_deserializer=foxden__proto_dot_v1_dot_generation__pb2.Job.FromString,
                 _registered_method=True)
+        self.Retry = channel.unary_unary(
+                '/foxden.v1.Generation/Retry',
+                request_serializer=foxden__proto_dot_v1_dot_generation__pb2.RetryJobRequest.SerializeToString,
+                response_deserializer=foxden__proto_dot_v1_dot_generation__pb2.Job.FromString,
+                _registered_method=True)
         self.Upload = channel.stream_unary(
                 '/foxden.v1.Generation/Upload',
                 request_serializer=foxden__proto_dot_v1_dot_generation__pb2.UploadRequest.SerializeToString,
@@ -108,6 +113,13 @@ class GenerationServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Retry(self, request, context):
+        """Queue the failed images of a job again, with their counts of failures and losses at 0.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Upload(self, request_iterator, context):
         """Send an input picture once; the answer's id can be used wherever a picture goes.
         The first message carries the header, the others the bytes, 64 KiB each at most.
@@ -149,6 +161,11 @@ def add_GenerationServicer_to_server(servicer, server):
             'Cancel': grpc.unary_unary_rpc_method_handler(
                     servicer.Cancel,
                     request_deserializer=foxden__proto_dot_v1_dot_generation__pb2.CancelJobRequest.FromString,
+                    response_serializer=foxden__proto_dot_v1_dot_generation__pb2.Job.SerializeToString,
+            ),
+            'Retry': grpc.unary_unary_rpc_method_handler(
+                    servicer.Retry,
+                    request_deserializer=foxden__proto_dot_v1_dot_generation__pb2.RetryJobRequest.FromString,
                     response_serializer=foxden__proto_dot_v1_dot_generation__pb2.Job.SerializeToString,
             ),
             'Upload': grpc.stream_unary_rpc_method_handler(
@@ -296,6 +313,33 @@ class Generation:
             target,
             '/foxden.v1.Generation/Cancel',
             foxden__proto_dot_v1_dot_generation__pb2.CancelJobRequest.SerializeToString,
+            foxden__proto_dot_v1_dot_generation__pb2.Job.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Retry(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/foxden.v1.Generation/Retry',
+            foxden__proto_dot_v1_dot_generation__pb2.RetryJobRequest.SerializeToString,
             foxden__proto_dot_v1_dot_generation__pb2.Job.FromString,
             options,
             channel_credentials,

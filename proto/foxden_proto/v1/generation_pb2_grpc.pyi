@@ -47,6 +47,8 @@ class GenerationStub:
     List: _grpc.UnaryUnaryMultiCallable[_generation_pb2.ListJobsRequest, _generation_pb2.ListJobsResponse]
     Cancel: _grpc.UnaryUnaryMultiCallable[_generation_pb2.CancelJobRequest, _generation_pb2.Job]
     """Ask that a job stop. Queued images are cancelled at once, running ones at their next step."""
+    Retry: _grpc.UnaryUnaryMultiCallable[_generation_pb2.RetryJobRequest, _generation_pb2.Job]
+    """Queue the failed images of a job again, with their counts of failures and losses at 0."""
     Upload: _grpc.StreamUnaryMultiCallable[_generation_pb2.UploadRequest, _generation_pb2.UploadResponse]
     """Send an input picture once; the answer's id can be used wherever a picture goes.
     The first message carries the header, the others the bytes, 64 KiB each at most.
@@ -67,6 +69,8 @@ class GenerationAsyncStub(GenerationStub):
     List: _aio.UnaryUnaryMultiCallable[_generation_pb2.ListJobsRequest, _generation_pb2.ListJobsResponse]  # type: ignore[assignment]
     Cancel: _aio.UnaryUnaryMultiCallable[_generation_pb2.CancelJobRequest, _generation_pb2.Job]  # type: ignore[assignment]
     """Ask that a job stop. Queued images are cancelled at once, running ones at their next step."""
+    Retry: _aio.UnaryUnaryMultiCallable[_generation_pb2.RetryJobRequest, _generation_pb2.Job]  # type: ignore[assignment]
+    """Queue the failed images of a job again, with their counts of failures and losses at 0."""
     Upload: _aio.StreamUnaryMultiCallable[_generation_pb2.UploadRequest, _generation_pb2.UploadResponse]  # type: ignore[assignment]
     """Send an input picture once; the answer's id can be used wherever a picture goes.
     The first message carries the header, the others the bytes, 64 KiB each at most.
@@ -114,6 +118,14 @@ class GenerationServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_generation_pb2.Job, _abc.Awaitable[_generation_pb2.Job]]:
         """Ask that a job stop. Queued images are cancelled at once, running ones at their next step."""
+
+    @_abc_1.abstractmethod
+    def Retry(
+        self,
+        request: _generation_pb2.RetryJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_generation_pb2.Job, _abc.Awaitable[_generation_pb2.Job]]:
+        """Queue the failed images of a job again, with their counts of failures and losses at 0."""
 
     @_abc_1.abstractmethod
     def Upload(

@@ -49,6 +49,30 @@ MODE_DRAINING: Mode.ValueType  # 7
 MODE_BROKEN: Mode.ValueType  # 8
 Global___Mode: _TypeAlias = Mode  # noqa: Y015
 
+class _Standing:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StandingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Standing.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STANDING_UNSPECIFIED: _Standing.ValueType  # 0
+    """it takes work"""
+    STANDING_CORDONED: _Standing.ValueType  # 1
+    """it gets nothing new, and keeps what it holds"""
+    STANDING_DRAINING: _Standing.ValueType  # 2
+    """it also gives back what it has not begun"""
+
+class Standing(_Standing, metaclass=_StandingEnumTypeWrapper):
+    """What an administrator decided about a card."""
+
+STANDING_UNSPECIFIED: Standing.ValueType  # 0
+"""it takes work"""
+STANDING_CORDONED: Standing.ValueType  # 1
+"""it gets nothing new, and keeps what it holds"""
+STANDING_DRAINING: Standing.ValueType  # 2
+"""it also gives back what it has not begun"""
+Global___Standing: _TypeAlias = Standing  # noqa: Y015
+
 @_typing.final
 class Model(_message.Message):
     """A model as a card offers it."""
@@ -275,6 +299,7 @@ class Card(_message.Message):
     RUNNING_FIELD_NUMBER: _builtins.int
     LAST_SEEN_MS_FIELD_NUMBER: _builtins.int
     AGENT_VERSION_FIELD_NUMBER: _builtins.int
+    STANDING_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     agent_name: _builtins.str
     online: _builtins.bool
@@ -283,6 +308,7 @@ class Card(_message.Message):
     """images on it now, the staged ones included"""
     last_seen_ms: _builtins.int
     agent_version: _builtins.str
+    standing: Global___Standing.ValueType
     @_builtins.property
     def info(self) -> Global___CardInfo: ...
     @_builtins.property
@@ -304,10 +330,11 @@ class Card(_message.Message):
         running: _builtins.int = ...,
         last_seen_ms: _builtins.int = ...,
         agent_version: _builtins.str = ...,
+        standing: Global___Standing.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["info", b"info", "readings", b"readings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "agent_name", b"agent_name", "agent_version", b"agent_version", "info", b"info", "last_seen_ms", b"last_seen_ms", "mode", b"mode", "online", b"online", "readings", b"readings", "reasons", b"reasons", "running", b"running"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "agent_name", b"agent_name", "agent_version", b"agent_version", "info", b"info", "last_seen_ms", b"last_seen_ms", "mode", b"mode", "online", b"online", "readings", b"readings", "reasons", b"reasons", "running", b"running", "standing", b"standing"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -595,3 +622,316 @@ class RevokeTokenRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RevokeTokenRequest: _TypeAlias = RevokeTokenRequest  # noqa: Y015
+
+@_typing.final
+class Quota(_message.Message):
+    """A member's limits; 0: none of its own. Where the broker has a default, the default then holds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMBER_FIELD_NUMBER: _builtins.int
+    MOST_QUEUED_FIELD_NUMBER: _builtins.int
+    MOST_RUNNING_FIELD_NUMBER: _builtins.int
+    GPU_SECONDS_PER_DAY_FIELD_NUMBER: _builtins.int
+    member: _builtins.str
+    """1 to 64 characters"""
+    most_queued: _builtins.int
+    """images that wait"""
+    most_running: _builtins.int
+    """images on cards, the staged ones included"""
+    gpu_seconds_per_day: _builtins.float
+    """of a card's time, per day in UTC"""
+    def __init__(
+        self,
+        *,
+        member: _builtins.str = ...,
+        most_queued: _builtins.int = ...,
+        most_running: _builtins.int = ...,
+        gpu_seconds_per_day: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gpu_seconds_per_day", b"gpu_seconds_per_day", "member", b"member", "most_queued", b"most_queued", "most_running", b"most_running"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Quota: _TypeAlias = Quota  # noqa: Y015
+
+@_typing.final
+class SetQuotaRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUOTA_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def quota(self) -> Global___Quota: ...
+    def __init__(
+        self,
+        *,
+        quota: Global___Quota | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["quota", b"quota"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["quota", b"quota"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetQuotaRequest: _TypeAlias = SetQuotaRequest  # noqa: Y015
+
+@_typing.final
+class ListQuotasRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListQuotasRequest: _TypeAlias = ListQuotasRequest  # noqa: Y015
+
+@_typing.final
+class MemberQuota(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUOTA_FIELD_NUMBER: _builtins.int
+    MOST_QUEUED_FIELD_NUMBER: _builtins.int
+    QUEUED_FIELD_NUMBER: _builtins.int
+    RUNNING_FIELD_NUMBER: _builtins.int
+    GPU_SECONDS_TODAY_FIELD_NUMBER: _builtins.int
+    most_queued: _builtins.int
+    """what holds for it, defaults included; 0: no limit"""
+    queued: _builtins.int
+    """images now"""
+    running: _builtins.int
+    """images now"""
+    gpu_seconds_today: _builtins.float
+    @_builtins.property
+    def quota(self) -> Global___Quota:
+        """what is set for it"""
+
+    def __init__(
+        self,
+        *,
+        quota: Global___Quota | None = ...,
+        most_queued: _builtins.int = ...,
+        queued: _builtins.int = ...,
+        running: _builtins.int = ...,
+        gpu_seconds_today: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["quota", b"quota"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gpu_seconds_today", b"gpu_seconds_today", "most_queued", b"most_queued", "queued", b"queued", "quota", b"quota", "running", b"running"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MemberQuota: _TypeAlias = MemberQuota  # noqa: Y015
+
+@_typing.final
+class ListQuotasResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMBERS_FIELD_NUMBER: _builtins.int
+    MOST_QUEUED_IN_ACCOUNT_FIELD_NUMBER: _builtins.int
+    QUEUED_IN_ACCOUNT_FIELD_NUMBER: _builtins.int
+    most_queued_in_account: _builtins.int
+    """0: no limit"""
+    queued_in_account: _builtins.int
+    @_builtins.property
+    def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___MemberQuota]:
+        """by name"""
+
+    def __init__(
+        self,
+        *,
+        members: _abc.Iterable[Global___MemberQuota] | None = ...,
+        most_queued_in_account: _builtins.int = ...,
+        queued_in_account: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["members", b"members", "most_queued_in_account", b"most_queued_in_account", "queued_in_account", b"queued_in_account"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListQuotasResponse: _TypeAlias = ListQuotasResponse  # noqa: Y015
+
+@_typing.final
+class SetCardStandingRequest(_message.Message):
+    """`card`: its id, its name, or the beginning of either where that fits one card alone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CARD_FIELD_NUMBER: _builtins.int
+    STANDING_FIELD_NUMBER: _builtins.int
+    card: _builtins.str
+    standing: Global___Standing.ValueType
+    def __init__(
+        self,
+        *,
+        card: _builtins.str = ...,
+        standing: Global___Standing.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["card", b"card", "standing", b"standing"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetCardStandingRequest: _TypeAlias = SetCardStandingRequest  # noqa: Y015
+
+@_typing.final
+class ForgetCardRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CARD_FIELD_NUMBER: _builtins.int
+    card: _builtins.str
+    def __init__(
+        self,
+        *,
+        card: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["card", b"card"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForgetCardRequest: _TypeAlias = ForgetCardRequest  # noqa: Y015
+
+@_typing.final
+class ForgetCardResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CARD_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    card_id: _builtins.str
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        card_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["card_id", b"card_id", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForgetCardResponse: _TypeAlias = ForgetCardResponse  # noqa: Y015
+
+@_typing.final
+class UsageRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMBER_FIELD_NUMBER: _builtins.int
+    DAYS_FIELD_NUMBER: _builtins.int
+    member: _builtins.str
+    """empty: all"""
+    days: _builtins.int
+    """1 to 3660, today included; 0: 30"""
+    def __init__(
+        self,
+        *,
+        member: _builtins.str = ...,
+        days: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["days", b"days", "member", b"member"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UsageRequest: _TypeAlias = UsageRequest  # noqa: Y015
+
+@_typing.final
+class MemberUsage(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMBER_FIELD_NUMBER: _builtins.int
+    DAY_FIELD_NUMBER: _builtins.int
+    IMAGES_FIELD_NUMBER: _builtins.int
+    GPU_SECONDS_FIELD_NUMBER: _builtins.int
+    member: _builtins.str
+    day: _builtins.str
+    """e.g. "2026-11-22", UTC, of the images' ends"""
+    images: _builtins.int
+    """finished"""
+    gpu_seconds: _builtins.float
+    """cards were held, failed and released attempts included"""
+    def __init__(
+        self,
+        *,
+        member: _builtins.str = ...,
+        day: _builtins.str = ...,
+        images: _builtins.int = ...,
+        gpu_seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["day", b"day", "gpu_seconds", b"gpu_seconds", "images", b"images", "member", b"member"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MemberUsage: _TypeAlias = MemberUsage  # noqa: Y015
+
+@_typing.final
+class UsageResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROWS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___MemberUsage]: ...
+    def __init__(
+        self,
+        *,
+        rows: _abc.Iterable[Global___MemberUsage] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rows", b"rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UsageResponse: _TypeAlias = UsageResponse  # noqa: Y015
+
+@_typing.final
+class BackupRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WITH_PICTURES_FIELD_NUMBER: _builtins.int
+    with_pictures: _builtins.bool
+    def __init__(
+        self,
+        *,
+        with_pictures: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["with_pictures", b"with_pictures"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BackupRequest: _TypeAlias = BackupRequest  # noqa: Y015
+
+@_typing.final
+class BackupChunk(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHUNK_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        chunk: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BackupChunk: _TypeAlias = BackupChunk  # noqa: Y015

@@ -209,6 +209,36 @@ class AdminStub:
                 request_serializer=foxden__proto_dot_v1_dot_pool__pb2.RevokeTokenRequest.SerializeToString,
                 response_deserializer=foxden__proto_dot_v1_dot_pool__pb2.Token.FromString,
                 _registered_method=True)
+        self.SetQuota = channel.unary_unary(
+                '/foxden.v1.Admin/SetQuota',
+                request_serializer=foxden__proto_dot_v1_dot_pool__pb2.SetQuotaRequest.SerializeToString,
+                response_deserializer=foxden__proto_dot_v1_dot_pool__pb2.Quota.FromString,
+                _registered_method=True)
+        self.ListQuotas = channel.unary_unary(
+                '/foxden.v1.Admin/ListQuotas',
+                request_serializer=foxden__proto_dot_v1_dot_pool__pb2.ListQuotasRequest.SerializeToString,
+                response_deserializer=foxden__proto_dot_v1_dot_pool__pb2.ListQuotasResponse.FromString,
+                _registered_method=True)
+        self.SetCardStanding = channel.unary_unary(
+                '/foxden.v1.Admin/SetCardStanding',
+                request_serializer=foxden__proto_dot_v1_dot_pool__pb2.SetCardStandingRequest.SerializeToString,
+                response_deserializer=foxden__proto_dot_v1_dot_pool__pb2.Card.FromString,
+                _registered_method=True)
+        self.ForgetCard = channel.unary_unary(
+                '/foxden.v1.Admin/ForgetCard',
+                request_serializer=foxden__proto_dot_v1_dot_pool__pb2.ForgetCardRequest.SerializeToString,
+                response_deserializer=foxden__proto_dot_v1_dot_pool__pb2.ForgetCardResponse.FromString,
+                _registered_method=True)
+        self.Usage = channel.unary_unary(
+                '/foxden.v1.Admin/Usage',
+                request_serializer=foxden__proto_dot_v1_dot_pool__pb2.UsageRequest.SerializeToString,
+                response_deserializer=foxden__proto_dot_v1_dot_pool__pb2.UsageResponse.FromString,
+                _registered_method=True)
+        self.Backup = channel.unary_stream(
+                '/foxden.v1.Admin/Backup',
+                request_serializer=foxden__proto_dot_v1_dot_pool__pb2.BackupRequest.SerializeToString,
+                response_deserializer=foxden__proto_dot_v1_dot_pool__pb2.BackupChunk.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -233,6 +263,46 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetQuota(self, request, context):
+        """Limits of one member, instead of the broker's default for everybody.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListQuotas(self, request, context):
+        """Every member with limits of its own, or with anything queued, running or used today.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetCardStanding(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ForgetCard(self, request, context):
+        """Remove a card that is away for good; it comes back if its agent does.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Usage(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Backup(self, request, context):
+        """A consistent copy of a running broker, as a tar archive in chunks of 64 KiB at most.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -250,6 +320,36 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.RevokeToken,
                     request_deserializer=foxden__proto_dot_v1_dot_pool__pb2.RevokeTokenRequest.FromString,
                     response_serializer=foxden__proto_dot_v1_dot_pool__pb2.Token.SerializeToString,
+            ),
+            'SetQuota': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetQuota,
+                    request_deserializer=foxden__proto_dot_v1_dot_pool__pb2.SetQuotaRequest.FromString,
+                    response_serializer=foxden__proto_dot_v1_dot_pool__pb2.Quota.SerializeToString,
+            ),
+            'ListQuotas': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListQuotas,
+                    request_deserializer=foxden__proto_dot_v1_dot_pool__pb2.ListQuotasRequest.FromString,
+                    response_serializer=foxden__proto_dot_v1_dot_pool__pb2.ListQuotasResponse.SerializeToString,
+            ),
+            'SetCardStanding': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetCardStanding,
+                    request_deserializer=foxden__proto_dot_v1_dot_pool__pb2.SetCardStandingRequest.FromString,
+                    response_serializer=foxden__proto_dot_v1_dot_pool__pb2.Card.SerializeToString,
+            ),
+            'ForgetCard': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForgetCard,
+                    request_deserializer=foxden__proto_dot_v1_dot_pool__pb2.ForgetCardRequest.FromString,
+                    response_serializer=foxden__proto_dot_v1_dot_pool__pb2.ForgetCardResponse.SerializeToString,
+            ),
+            'Usage': grpc.unary_unary_rpc_method_handler(
+                    servicer.Usage,
+                    request_deserializer=foxden__proto_dot_v1_dot_pool__pb2.UsageRequest.FromString,
+                    response_serializer=foxden__proto_dot_v1_dot_pool__pb2.UsageResponse.SerializeToString,
+            ),
+            'Backup': grpc.unary_stream_rpc_method_handler(
+                    servicer.Backup,
+                    request_deserializer=foxden__proto_dot_v1_dot_pool__pb2.BackupRequest.FromString,
+                    response_serializer=foxden__proto_dot_v1_dot_pool__pb2.BackupChunk.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -334,6 +434,168 @@ class Admin:
             '/foxden.v1.Admin/RevokeToken',
             foxden__proto_dot_v1_dot_pool__pb2.RevokeTokenRequest.SerializeToString,
             foxden__proto_dot_v1_dot_pool__pb2.Token.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetQuota(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/foxden.v1.Admin/SetQuota',
+            foxden__proto_dot_v1_dot_pool__pb2.SetQuotaRequest.SerializeToString,
+            foxden__proto_dot_v1_dot_pool__pb2.Quota.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListQuotas(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/foxden.v1.Admin/ListQuotas',
+            foxden__proto_dot_v1_dot_pool__pb2.ListQuotasRequest.SerializeToString,
+            foxden__proto_dot_v1_dot_pool__pb2.ListQuotasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetCardStanding(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/foxden.v1.Admin/SetCardStanding',
+            foxden__proto_dot_v1_dot_pool__pb2.SetCardStandingRequest.SerializeToString,
+            foxden__proto_dot_v1_dot_pool__pb2.Card.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForgetCard(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/foxden.v1.Admin/ForgetCard',
+            foxden__proto_dot_v1_dot_pool__pb2.ForgetCardRequest.SerializeToString,
+            foxden__proto_dot_v1_dot_pool__pb2.ForgetCardResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Usage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/foxden.v1.Admin/Usage',
+            foxden__proto_dot_v1_dot_pool__pb2.UsageRequest.SerializeToString,
+            foxden__proto_dot_v1_dot_pool__pb2.UsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Backup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/foxden.v1.Admin/Backup',
+            foxden__proto_dot_v1_dot_pool__pb2.BackupRequest.SerializeToString,
+            foxden__proto_dot_v1_dot_pool__pb2.BackupChunk.FromString,
             options,
             channel_credentials,
             insecure,

@@ -79,6 +79,16 @@ class AdminStub:
     CreateToken: _grpc.UnaryUnaryMultiCallable[_pool_pb2.CreateTokenRequest, _pool_pb2.CreateTokenResponse]
     ListTokens: _grpc.UnaryUnaryMultiCallable[_pool_pb2.ListTokensRequest, _pool_pb2.ListTokensResponse]
     RevokeToken: _grpc.UnaryUnaryMultiCallable[_pool_pb2.RevokeTokenRequest, _pool_pb2.Token]
+    SetQuota: _grpc.UnaryUnaryMultiCallable[_pool_pb2.SetQuotaRequest, _pool_pb2.Quota]
+    """Limits of one member, instead of the broker's default for everybody."""
+    ListQuotas: _grpc.UnaryUnaryMultiCallable[_pool_pb2.ListQuotasRequest, _pool_pb2.ListQuotasResponse]
+    """Every member with limits of its own, or with anything queued, running or used today."""
+    SetCardStanding: _grpc.UnaryUnaryMultiCallable[_pool_pb2.SetCardStandingRequest, _pool_pb2.Card]
+    ForgetCard: _grpc.UnaryUnaryMultiCallable[_pool_pb2.ForgetCardRequest, _pool_pb2.ForgetCardResponse]
+    """Remove a card that is away for good; it comes back if its agent does."""
+    Usage: _grpc.UnaryUnaryMultiCallable[_pool_pb2.UsageRequest, _pool_pb2.UsageResponse]
+    Backup: _grpc.UnaryStreamMultiCallable[_pool_pb2.BackupRequest, _pool_pb2.BackupChunk]
+    """A consistent copy of a running broker, as a tar archive in chunks of 64 KiB at most."""
 
 @_typing.type_check_only
 class AdminAsyncStub(AdminStub):
@@ -88,6 +98,16 @@ class AdminAsyncStub(AdminStub):
     CreateToken: _aio.UnaryUnaryMultiCallable[_pool_pb2.CreateTokenRequest, _pool_pb2.CreateTokenResponse]  # type: ignore[assignment]
     ListTokens: _aio.UnaryUnaryMultiCallable[_pool_pb2.ListTokensRequest, _pool_pb2.ListTokensResponse]  # type: ignore[assignment]
     RevokeToken: _aio.UnaryUnaryMultiCallable[_pool_pb2.RevokeTokenRequest, _pool_pb2.Token]  # type: ignore[assignment]
+    SetQuota: _aio.UnaryUnaryMultiCallable[_pool_pb2.SetQuotaRequest, _pool_pb2.Quota]  # type: ignore[assignment]
+    """Limits of one member, instead of the broker's default for everybody."""
+    ListQuotas: _aio.UnaryUnaryMultiCallable[_pool_pb2.ListQuotasRequest, _pool_pb2.ListQuotasResponse]  # type: ignore[assignment]
+    """Every member with limits of its own, or with anything queued, running or used today."""
+    SetCardStanding: _aio.UnaryUnaryMultiCallable[_pool_pb2.SetCardStandingRequest, _pool_pb2.Card]  # type: ignore[assignment]
+    ForgetCard: _aio.UnaryUnaryMultiCallable[_pool_pb2.ForgetCardRequest, _pool_pb2.ForgetCardResponse]  # type: ignore[assignment]
+    """Remove a card that is away for good; it comes back if its agent does."""
+    Usage: _aio.UnaryUnaryMultiCallable[_pool_pb2.UsageRequest, _pool_pb2.UsageResponse]  # type: ignore[assignment]
+    Backup: _aio.UnaryStreamMultiCallable[_pool_pb2.BackupRequest, _pool_pb2.BackupChunk]  # type: ignore[assignment]
+    """A consistent copy of a running broker, as a tar archive in chunks of 64 KiB at most."""
 
 class AdminServicer(metaclass=_abc_1.ABCMeta):
     """Needs a token of scope admin."""
@@ -112,5 +132,51 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _pool_pb2.RevokeTokenRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_pool_pb2.Token, _abc.Awaitable[_pool_pb2.Token]]: ...
+
+    @_abc_1.abstractmethod
+    def SetQuota(
+        self,
+        request: _pool_pb2.SetQuotaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_pool_pb2.Quota, _abc.Awaitable[_pool_pb2.Quota]]:
+        """Limits of one member, instead of the broker's default for everybody."""
+
+    @_abc_1.abstractmethod
+    def ListQuotas(
+        self,
+        request: _pool_pb2.ListQuotasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_pool_pb2.ListQuotasResponse, _abc.Awaitable[_pool_pb2.ListQuotasResponse]]:
+        """Every member with limits of its own, or with anything queued, running or used today."""
+
+    @_abc_1.abstractmethod
+    def SetCardStanding(
+        self,
+        request: _pool_pb2.SetCardStandingRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_pool_pb2.Card, _abc.Awaitable[_pool_pb2.Card]]: ...
+
+    @_abc_1.abstractmethod
+    def ForgetCard(
+        self,
+        request: _pool_pb2.ForgetCardRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_pool_pb2.ForgetCardResponse, _abc.Awaitable[_pool_pb2.ForgetCardResponse]]:
+        """Remove a card that is away for good; it comes back if its agent does."""
+
+    @_abc_1.abstractmethod
+    def Usage(
+        self,
+        request: _pool_pb2.UsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_pool_pb2.UsageResponse, _abc.Awaitable[_pool_pb2.UsageResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Backup(
+        self,
+        request: _pool_pb2.BackupRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_pool_pb2.BackupChunk], _abc.AsyncIterator[_pool_pb2.BackupChunk]]:
+        """A consistent copy of a running broker, as a tar archive in chunks of 64 KiB at most."""
 
 def add_AdminServicer_to_server(servicer: AdminServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,4 +1,5 @@
-"""Run by Alembic. The connection, and the transaction, are those of `migrate`."""
+"""Run by Alembic. The connection is that of `migrate`; where a transaction is open on it, all
+steps belong to that one, and else each step is a transaction of its own."""
 
 from alembic import context
 
@@ -8,5 +9,7 @@ context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=metadata,
     transactional_ddl=True,
+    transaction_per_migration=True,
 )
-context.run_migrations()
+with context.begin_transaction():
+    context.run_migrations()
