@@ -12,6 +12,7 @@ from foxden_broker.blobs import BlobStore
 from foxden_broker.catalogue import resolve
 from foxden_broker.estimates import Estimates
 from foxden_broker.hub import Hub
+from foxden_broker.inlining import Recent, Sending
 from foxden_broker.pool import Held, OpenJob, Pool, PoolCard
 from foxden_broker.retries import after_loss
 from foxden_broker.session import Session
@@ -44,6 +45,8 @@ class Account:
     estimates: Estimates = field(default_factory=Estimates)
     sessions: dict[str, Session] = field(default_factory=dict)  # by agent_id
     wake: asyncio.Event = field(default_factory=asyncio.Event)  # something to plan
+    recent: Recent = field(default_factory=Recent)
+    sending: Sending = field(default_factory=Sending)
 
     def __post_init__(self) -> None:
         self.pool = Pool(self.account_id)
@@ -85,7 +88,7 @@ class Account:
         if change is not None:
             self.pool.ended(lease, change.task.state, blame=blame)
             log.info("image %s/%d: %s (%s)", lease.job_id, lease.index, change.event.value, reason)
-            self.changed(lease.job_id)
+            self.changed(lease.job_id, change)
         return change
 
     async def lose(self, held: Held, reason: str) -> None:
@@ -99,7 +102,7 @@ class Account:
     ) -> None:
         for change in await self.store.end_queued(self.account_id, images, event, why, now_ms()):
             self.pool.unqueue(change.task.job_id, change.task.index)
-            self.changed(change.task.job_id)
+            self.changed(change.task.job_id, change)
 
     async def resolve_waiting(self) -> None:
         """The first card is here: what was accepted before any model was known is completed,
@@ -121,9 +124,9 @@ class Account:
                 job.request, job.resolved = complete, True
                 self.changed(job.job_id)
 
-    def changed(self, job_id: str) -> None:
-        """Tell the job's watchers, and plan again."""
-        self.hub.changed(job_id)
+    def changed(self, job_id: str, change: Change | None = None) -> None:
+        """Tell the job's watchers, and plan again. Without a `change` they ask the store."""
+        self.hub.changed(job_id, change)
         self.wake.set()
 
     def capable_ids(self, job_id: str) -> set[str]:

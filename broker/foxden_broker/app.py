@@ -234,6 +234,7 @@ def _http(
             app,
             log_level="warning",
             access_log=False,
+            proxy_headers=False,  # nothing asks where a call came from
             lifespan="off",
             ws="websockets-sansio",
             ws_max_size=limits.FRAME_BYTES,

@@ -81,8 +81,9 @@ def _hold(account: Account, assign: Assign, change: Change) -> None:
     job = account.pool.jobs[assign.job_id]
     deadline = account.deadline(job.request, assign.card_id)
     lease = change.task.lease
-    account.pool.hold(Held(lease, assign.card_id, assign.agent_id, False, deadline))
-    account.hub.changed(assign.job_id)
+    held = Held(lease, assign.card_id, assign.agent_id, False, deadline, task=change.task)
+    account.pool.hold(held)
+    account.hub.changed(assign.job_id, change)
 
 
 async def _put_back(account: Account, refused: Assign) -> None:

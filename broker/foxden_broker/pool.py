@@ -74,6 +74,7 @@ class Held:
     started: bool
     deadline: float  # monotonic seconds after which it is taken away
     releasing: bool = False  # the owner takes the card back; the last checkpoint may follow
+    task: Task | None = None  # as it was when it was leased
 
 
 class Pool:
@@ -135,7 +136,8 @@ class Pool:
         if task.state in TASK_HELD:
             started = task.state is not TaskState.LEASED
             releasing = task.state is TaskState.RELEASING
-            self.hold(Held(task.lease, task.card_id, task.agent_id, started, deadline, releasing))
+            ids = (task.lease, task.card_id, task.agent_id)
+            self.hold(Held(*ids, started, deadline, releasing, task))
         else:
             self.requeue(task.job_id, task.index)
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from load.sim_agents import SIDE, model_sha256
 from measuring import NORMAL_TIMERS
 from real_pool import Pool
 
@@ -24,6 +23,7 @@ from foxden_broker.store.base import NewJob
 from foxden_broker.store.sql_store import open_store
 from foxden_broker.tokens import random_id
 from foxden_proto.v1.generation_pb2 import PRIORITY_BULK, ImageRequest
+from load.sim_agents import SIDE, model_sha256
 
 HERE = Path(__file__).parent
 MODEL = "bench-model"
@@ -128,9 +128,7 @@ class Rig:
     def clients(self, priority: str = "normal", clients: int = 4) -> Side:
         url, token = self.pool.url, self.pool.token
         log = self._folder / "clients.log"
-        side = Side(
-            "sim_clients.py", log, url=url, token=token, priority=priority, clients=clients
-        )
+        side = Side("sim_clients.py", log, url=url, token=token, priority=priority, clients=clients)
         self.sides.append(side)
         return side
 
@@ -208,9 +206,7 @@ async def _fill(database: str, account_id: str, jobs: int) -> None:
 
     def job() -> NewJob:
         sha256 = model_sha256(MODEL)
-        return NewJob(
-            account_id, random_id(16), "deep", request, sha256, 1, PRIORITY_BULK, now
-        )
+        return NewJob(account_id, random_id(16), "deep", request, sha256, 1, PRIORITY_BULK, now)
 
     try:
         for at in range(0, jobs, _AT_ONCE):

@@ -6,8 +6,9 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
-from load.rig import Rig, Side, rig
 from measuring import Row, median
+
+from load.rig import Rig, Side, rig
 
 CARDS = 30
 SLEEP = 0.2  # seconds of a card for one image: 30 cards could draw 150 a second
