@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from foxden_broker.blobs import BlobStore
 from foxden_broker.catalogue import resolve
 from foxden_broker.hub import Hub
+from foxden_broker.inlining import Recent, Sending
 from foxden_broker.metrics import Metrics
 from foxden_broker.pool import Held, OpenJob, Pool, PoolCard
 from foxden_broker.quotas import Defaults, day_of, refusal, room
@@ -50,6 +51,8 @@ class Account:
     wake: asyncio.Event = field(default_factory=asyncio.Event)  # something to plan
     quotas: dict[str, Quota] = field(default_factory=dict)  # by member
     sweeping: asyncio.Lock = field(default_factory=asyncio.Lock)  # no blob is deleted by others
+    recent: Recent = field(default_factory=Recent)
+    sending: Sending = field(default_factory=Sending)
 
     _ahead: asyncio.Task[None] | None = None  # a deep backlog being planned
 
@@ -73,7 +76,7 @@ class Account:
             self.sessions.setdefault(held.agent_id, Session(held.agent_id, self.timers, now))
         self.wake.set()
 
-    def deadline(self, card_id: str, job_id: str) -> float:
+    def deadline(self, card_id: str) -> float:
         """The monotonic moment at which a lease given to this card now is taken away: 3 x the
         estimate of all it holds then, with time to load the model."""
         seconds = 0.0
@@ -161,7 +164,7 @@ class Account:
                     job=lease.job_id, image=lease.index, card=change.task.card_id, reason=reason
                 ),
             )
-            self.changed(lease.job_id)
+            self.changed(lease.job_id, change)
         return change
 
     async def lose(self, held: Held, reason: str) -> None:
@@ -176,7 +179,7 @@ class Account:
         for change in await self.store.end_queued(self.account_id, images, event, why, now_ms()):
             self.noted(change, was_held=False)
             self.pool.unqueue(change.task.job_id, change.task.index)
-            self.changed(change.task.job_id)
+            self.changed(change.task.job_id, change)
 
     async def resolve_waiting(self) -> None:
         """The first card is here: what was accepted before any model was known is completed,
@@ -198,14 +201,15 @@ class Account:
                 self.pool.resolved(job, complete)
                 self.changed(job.job_id)
 
-    def changed(self, job_id: str) -> None:
-        """Tell the job's watchers, and plan again."""
-        self.hub.changed(job_id)
+    def changed(self, job_id: str, change: Change | None = None) -> None:
+        """Tell the job's watchers, and plan again. Without a `change` they ask the store."""
+        self.hub.changed(job_id, change)
         self.wake.set()
 
     def cards_changed(self) -> None:
         """Tell everybody who looks at cards or waits for one, and plan again."""
-        self.hub.everything_changed()
+        # What a waiting job waits for may be another thing now: its watchers look every second.
+        self.hub.changed(self.hub.CARDS)
         self.wake.set()
 
     def capable_ids(self, job_id: str) -> set[str]:

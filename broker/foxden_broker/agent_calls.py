@@ -12,7 +12,7 @@ from foxden_broker.account import Account, now_ms
 from foxden_broker.pool import Held, PoolCard
 from foxden_broker.retries import after_failure
 from foxden_broker.session import Session
-from foxden_broker.store.base import Lease, Picture, StoreError
+from foxden_broker.store.base import Lease, Picture, StoreError, Task
 from foxden_proto import link, logs
 from foxden_proto.link import LeaseKey
 from foxden_proto.link_checks import LinkError
@@ -196,7 +196,7 @@ async def _start(account: Account, held: Held) -> None:
     if change is not None:
         account.noted(change)
         account.pool.started(held)
-        account.hub.changed(held.lease.job_id)
+        account.hub.changed(held.lease.job_id, change)
 
 
 def _progress(account: Account, session: Session, event: pb.TaskProgress) -> None:
@@ -219,12 +219,11 @@ async def _finished(account: Account, session: Session, event: pb.TaskFinished) 
         log.warning("agent %s finished %s without a receipt", session.agent_id, lease)
         session.link.settle(event.lease, False)
         return
-    job = await account.store.job(account.account_id, lease.job_id)
-    if job is None or not 0 <= lease.index < len(job.tasks):
+    found = await _drawn(account, session, lease)
+    if found is None:
         session.link.settle(event.lease, False)
         return
-    task = job.tasks[lease.index]
-    request = gen.ImageRequest.FromString(job.request)
+    task, request = found
     # Estimates and deadlines of everybody's images come from this: no longer than it can be true.
     lasted = max(0, now_ms() - task.leased_ms) / 1000
     picture = gen.Picture(
@@ -255,8 +254,22 @@ async def _finished(account: Account, session: Session, event: pb.TaskFinished) 
     if change is not None:
         account.noted(change)
         account.pool.ended(lease, change, blame=False, run=picture.seconds)
-        account.changed(lease.job_id)
+        account.changed(lease.job_id, change)
     session.link.settle(event.lease, holds)
+
+
+async def _drawn(
+    account: Account, session: Session, lease: Lease
+) -> tuple[Task, gen.ImageRequest] | None:
+    """The image that was drawn and what was asked for: from memory where its lease still lives,
+    and from the store for an outcome that comes late."""
+    held, opened = _holds(account, session, lease), account.pool.jobs.get(lease.job_id)
+    if held is not None and held.task is not None and opened is not None:
+        return held.task, opened.request
+    job = await account.store.job(account.account_id, lease.job_id)
+    if job is None or not 0 <= lease.index < len(job.tasks):
+        return None
+    return job.tasks[lease.index], gen.ImageRequest.FromString(job.request)
 
 
 async def _failed(account: Account, session: Session, event: pb.TaskFailed) -> None:

@@ -256,6 +256,7 @@ def _http(
             log_config=None,  # its lines go where ours go
             log_level="warning",
             access_log=False,
+            proxy_headers=False,  # nothing asks where a call came from
             lifespan="off",
             ws="websockets-sansio",
             ws_max_size=limits.FRAME_BYTES,

@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from foxden_broker.account import Account, now_ms
 from foxden_broker.blobs import BlobMismatch, BlobMissing, BlobStalled, BlobTooBig, paced
 from foxden_broker.catalogue import resolve
+from foxden_broker.following import Follower
+from foxden_broker.inlining import whole
 from foxden_broker.pool import OpenJob
 from foxden_broker.problems import invalid, not_found, swept
 from foxden_broker.store.base import Job, NewJob, Submitted, Task, Upload
@@ -197,23 +199,34 @@ async def watch(
     Subscribing comes before reading: what changes between the two wakes the subscription.
     `still_welcome`, asked every few seconds, raises the Problem that ends the stream.
     """
-    job = await find(account, member, request.job_id)
+    if not request.job_id:
+        raise not_found("job", request.job_id)
     cursor = request.cursor
     asked = time.monotonic()
     told_started: set[int] = set()
     told_queued: gen.Queued | None = None
-    with account.hub.subscribe(job.job_id) as subscription:
+    inline = min(request.inline_pictures_up_to, limits.INLINE_PICTURE_BYTES)
+    with account.hub.subscribe(request.job_id) as subscription:
+        follower = Follower(account.store, account.account_id, request.job_id, subscription)
         while True:
             if still_welcome is not None and time.monotonic() - asked > _WELCOME_SECONDS:
                 await still_welcome()
                 asked = time.monotonic()
-            found = await account.store.changed_tasks(account.account_id, job.job_id, cursor)
-            if found is None:
-                raise not_found("job", job.job_id)
+            found = await follower.news(cursor)
+            if found is None or not (member.sees_all or found[0].member == member.name):
+                raise not_found("job", request.job_id)
             job, tasks = found
             for task in tasks:
                 for event in _task_events(task, told_started):
-                    yield event
+                    if not event.HasField("picture") or event.picture.size > inline:
+                        yield event
+                        continue
+                    with account.sending.room(event.picture.size) as room:
+                        if room:
+                            sha256 = event.picture.sha256
+                            data = await whole(account.recent, account.blobs, sha256)
+                            event.picture_bytes = data
+                        yield event
             cursor = max(cursor, job.revision)
             if job.state in JOB_ENDED:
                 state = gen.JobState.Value(f"JOB_STATE_{job.state.name}")

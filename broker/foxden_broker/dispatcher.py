@@ -7,13 +7,13 @@ import logging
 import math
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from foxden_broker.account import Account, now_ms
 from foxden_broker.pool import Held
 from foxden_broker.scheduler.facts import Action, Expire, Give, Image
 from foxden_broker.scheduler.planning import plan
-from foxden_broker.store.base import Assign, StoreError
+from foxden_broker.store.base import Assign, Change, StoreError
 from foxden_broker.uploads import upload_path
 from foxden_proto.link import LeaseKey
 from foxden_proto.states import TaskEvent, TaskState
@@ -86,17 +86,16 @@ async def _hand_out(account: Account, gives: Sequence[Give]) -> None:
     assigns = {image: _assign(account, give, image) for give in gives for image in give.images}
     for give in gives:
         pool.reserve(give)
-    granted: dict[Image, LeaseKey] = {}
+    granted: dict[Image, Change] = {}
     failure: StoreError | None = None
     try:
-        for change in await account.store.assign(
-            account.account_id, list(assigns.values()), now_ms()
-        ):
-            granted[change.task.job_id, change.task.index] = change.task.lease
+        wanted = list(assigns.values())
+        for change in await account.store.assign(account.account_id, wanted, now_ms()):
+            granted[change.task.job_id, change.task.index] = change
     except StoreError as error:
         failure = error
     for give in gives:
-        _hold(account, give, [(assigns[i], granted[i]) for i in give.images if i in granted])
+        _hold(account, give, granted)
     refused = [image for image in assigns if image not in granted]
     if failure is not None:
         # Nothing was written. Put back without asking: a store that cannot write may not be able
@@ -106,7 +105,7 @@ async def _hand_out(account: Account, gives: Sequence[Give]) -> None:
         raise failure
     for give in gives:
         try:
-            await _send(account, give, [granted[i] for i in give.images if i in granted])
+            await _send(account, give, [granted[i].task.lease for i in give.images if i in granted])
         except StoreError as error:  # the others are leased by now and must be sent
             failure = error
     for job_id, index in refused:
@@ -125,12 +124,14 @@ def _assign(account: Account, give: Give, image: Image) -> Assign:
     return Assign(image[0], image[1], give.card_id, card.info.name, card.agent_id)
 
 
-def _hold(account: Account, give: Give, leases: Sequence[tuple[Assign, LeaseKey]]) -> None:
-    if leases:
-        deadline = account.deadline(give.card_id, leases[0][1].job_id)
-    for assign, lease in leases:
-        account.pool.hold(Held(lease, assign.card_id, assign.agent_id, False, deadline))
-        account.hub.changed(assign.job_id)
+def _hold(account: Account, give: Give, granted: Mapping[Image, Change]) -> None:
+    deadline = account.deadline(give.card_id)
+    for image in give.images:
+        if (change := granted.get(image)) is not None:
+            task = change.task
+            held = Held(task.lease, task.card_id, task.agent_id, False, deadline, task=task)
+            account.pool.hold(held)
+            account.hub.changed(task.job_id, change)
 
 
 async def _still_waits(account: Account, job_id: str, index: int) -> bool:

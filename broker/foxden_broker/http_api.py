@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
@@ -11,6 +12,7 @@ from contextlib import suppress
 from fastapi import FastAPI, Request, WebSocket
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
 from foxden_broker import agent_calls
@@ -30,6 +32,7 @@ from foxden_proto.v1 import link_pb2 as pb
 
 log = logging.getLogger(__name__)
 
+_PICTURE = re.compile(r"/v1/pictures/([^/]+)/([^/]+)/(\d{1,9})/(\d{1,18})")
 _MOST_PUTS = 3  # different pictures that are stored for one lease
 _COMING = "coming"  # in the place of the sha256 of one that is on its way
 
@@ -41,7 +44,7 @@ def create(
     metrics: Metrics,
     *,
     metrics_open: bool,
-) -> FastAPI:
+) -> ASGIApp:
     """The HTTP application. `ca_pem` is empty where the broker has no CA of its own;
     `metrics_open`: /metrics is told without a token."""
     app = FastAPI(title="Foxden broker", docs_url=None, redoc_url=None, openapi_url=None)
@@ -67,11 +70,7 @@ def create(
             return PlainTextResponse("this broker has no CA of its own\n", 404)
         return Response(ca_pem, media_type="application/x-pem-file")
 
-    @app.put("/v1/pictures/{account_id}/{job_id}/{index}/{lease_no}")
-    async def put_picture(
-        account_id: str, job_id: str, index: int, lease_no: int, request: Request
-    ) -> JSONResponse:
-        lease = Lease(job_id, index, lease_no)
+    async def put_picture(account_id: str, lease: Lease, request: Request) -> JSONResponse:
         account = accounts.get(account_id)
         token = request.headers.get("authorization", "").removeprefix("Bearer ")
         if account is None or not account.signer.check_upload_token(token, account_id, lease):
@@ -95,7 +94,29 @@ def create(
 
         await serve_link(accounts[member.account_id], websocket, still_welcome)
 
-    return app
+    return PictureDoor(put_picture, app)
+
+
+class PictureDoor:
+    """Answers the PUT of a picture itself and passes everything else on: what FastAPI adds to a
+    request costs as much as storing a small picture."""
+
+    def __init__(
+        self, put: Callable[[str, Lease, Request], Awaitable[JSONResponse]], others: ASGIApp
+    ) -> None:
+        self._put, self._others = put, others
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        found = None
+        if scope["type"] == "http" and scope["method"] == "PUT":
+            found = _PICTURE.fullmatch(scope["path"])
+        if found is None:
+            await self._others(scope, receive, send)
+            return
+        account_id, job_id, index, lease_no = found.groups()
+        lease = Lease(job_id, int(index), int(lease_no))
+        answer = await self._put(account_id, lease, Request(scope, receive))
+        await answer(scope, receive, send)
 
 
 async def serve_link(
@@ -193,11 +214,19 @@ async def _take_picture(
     """The answer, and the sha256 of what was kept; empty where nothing was."""
     timers = account.timers
     head = bytearray()
+    small: list[bytes] = []  # the whole picture, where it is small enough for its watchers
+    arrived = 0
 
     async def body() -> AsyncIterator[bytes]:
+        nonlocal arrived
         async for chunk in request.stream():
             if len(head) < PNG_HEADER_BYTES:
                 head.extend(chunk[:PNG_HEADER_BYTES])
+            arrived += len(chunk)
+            if arrived <= limits.INLINE_PICTURE_BYTES:
+                small.append(chunk)
+            else:
+                small.clear()
             yield chunk
 
     try:
@@ -224,6 +253,8 @@ async def _take_picture(
     if png_size(bytes(head)) != (job.request.width, job.request.height):
         what = f"the picture is not {job.request.width}x{job.request.height}"
         return _error(422, what), sha256
+    if small:
+        account.recent.keep(sha256, b"".join(small))
     receipt = account.signer.receipt(account.account_id, lease, sha256, size)
     return JSONResponse({"sha256": sha256, "size": size, "receipt": receipt}), sha256
 

@@ -1,8 +1,8 @@
 """Who is told when something happens to a job. In memory: what matters is in the store.
 
-A subscription never queues: it remembers that the job changed and the newest progress of each
-image. A client that reads one event a minute therefore costs a few hundred bytes, and nobody
-else waits for it.
+A subscription queues next to nothing: the last few changes, so that a watcher that keeps up need
+not ask the store, and the newest progress of each image. A client that reads one event a minute
+therefore costs a few kilobytes, and nobody else waits for it.
 """
 
 from __future__ import annotations
@@ -11,8 +11,14 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from foxden_proto.v1.generation_pb2 import Progress
+
+if TYPE_CHECKING:
+    from foxden_broker.store.base import Change
+
+MOST_CHANGES = 64  # kept for one watcher; one that is further behind asks the store
 
 
 class Subscription:
@@ -22,6 +28,7 @@ class Subscription:
         self._wake = asyncio.Event()
         self._changed = False
         self._progress: dict[int, Progress] = {}
+        self._changes: list[Change] | None = None  # None: the store knows what changed
 
     async def wait(self, timeout: float | None = None) -> list[Progress]:
         """Until something happened: the newest progress of each image since the last call, or
@@ -44,8 +51,19 @@ class Subscription:
         progress, self._progress = list(self._progress.values()), {}
         return progress
 
-    def changed(self) -> None:
+    def changes(self) -> list[Change] | None:
+        """What changed since the last call, in the order it was told. None: ask the store, because
+        this is the first call, or somebody changed the topic without saying what, or too much
+        has changed."""
+        found, self._changes = self._changes, []
+        return found
+
+    def changed(self, change: Change | None = None) -> None:
         self._progress.clear()  # older than the change
+        if change is None or (self._changes is not None and len(self._changes) >= MOST_CHANGES):
+            self._changes = None
+        elif self._changes is not None:
+            self._changes.append(change)
         self._changed = True
         self._wake.set()
 
@@ -73,14 +91,15 @@ class Hub:
             if not self._topics[topic]:
                 del self._topics[topic]
 
-    def changed(self, topic: str) -> None:
+    def changed(self, topic: str, change: Change | None = None) -> None:
+        """Wake who watches; `change` is what the store accepted, where that is all there was."""
         for subscription in self._topics.get(topic, ()):
-            subscription.changed()
+            subscription.changed(change)
 
-    def everything_changed(self) -> None:
-        for subscriptions in self._topics.values():
-            for subscription in subscriptions:
-                subscription.changed()
+    def all_changed(self) -> None:
+        """Whoever watches anything looks again: nobody here can say what changed."""
+        for topic in list(self._topics):
+            self.changed(topic)
 
     def progressed(self, job_id: str, progress: Progress) -> None:
         for subscription in self._topics.get(job_id, ()):

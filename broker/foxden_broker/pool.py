@@ -106,6 +106,7 @@ class Held:
     releasing: bool = False  # the owner takes the card back; the last checkpoint may follow
     started_at: float = 0.0  # monotonic seconds; 0: not known
     puts: list[str] = field(default_factory=list)  # sha256 of pictures that were sent for it
+    task: Task | None = None  # as it was when it was leased
 
 
 class Pool:
@@ -245,7 +246,8 @@ class Pool:
         started = task.state is not TaskState.LEASED
         releasing = task.state is TaskState.RELEASING
         self._runs(opened, 1)
-        self.hold(Held(task.lease, task.card_id, task.agent_id, started, deadline, releasing))
+        ids = (task.lease, task.card_id, task.agent_id)
+        self.hold(Held(*ids, started, deadline, releasing, task=task))
         if task.card_id in self.cards and opened.resolved:
             self._schedule(opened, (), {task.index: cards_failed_on(task)})
             now = time.monotonic()

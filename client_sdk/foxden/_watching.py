@@ -14,7 +14,7 @@ from foxden._requests import check_timeout
 from foxden._transport import ATTEMPT_SECONDS, Transport
 from foxden.errors import FoxdenError, NotFound, Timeout, Unavailable
 from foxden.results import Picture
-from foxden_proto.limits import PICTURE_BYTES
+from foxden_proto.limits import INLINE_PICTURE_BYTES, PICTURE_BYTES
 from foxden_proto.v1 import generation_pb2 as pb
 
 _DOWNLOADS_AT_ONCE = 4
@@ -93,6 +93,10 @@ async def _produce(
             async with contextlib.aclosing(_follow(transport, job_id)) as stream:
                 async for event in stream:
                     match event.WhichOneof("event"):
+                        case "picture" if _whole(event) and event.picture.index not in fetched:
+                            fetched.add(event.picture.index)
+                            picture = _picture(job_id, event.picture, event.picture_bytes)
+                            await queue.put(events.PictureReady(event.picture.index, picture))
                         case "picture":
                             fetch(event.picture)
                         case "ended":
@@ -140,7 +144,10 @@ async def _follow(transport: Transport, job_id: str) -> AsyncGenerator[pb.JobEve
         try:
             generation = (await transport.stubs()).generation
             stream = generation.Watch(
-                pb.WatchRequest(job_id=job_id, cursor=cursor), metadata=transport.metadata
+                pb.WatchRequest(
+                    job_id=job_id, cursor=cursor, inline_pictures_up_to=INLINE_PICTURE_BYTES
+                ),
+                metadata=transport.metadata,
             )
             async for event in stream:
                 patience.renew()
@@ -152,6 +159,11 @@ async def _follow(transport: Transport, job_id: str) -> AsyncGenerator[pb.JobEve
         except (grpc.aio.AioRpcError, FoxdenError) as error:
             pause = patience.delay(error)
         await asyncio.sleep(pause)
+
+
+def _whole(event: pb.JobEvent) -> bool:
+    """Whether the event brought its picture along, undamaged."""
+    return hashlib.sha256(event.picture_bytes).hexdigest() == event.picture.sha256
 
 
 async def download(transport: Transport, job_id: str, picture: pb.Picture) -> bytes:

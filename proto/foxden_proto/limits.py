@@ -25,6 +25,7 @@ CHUNK_BYTES = 64 * KIB  # one message of an upload or download
 UPLOAD_BYTES = 64 * MIB
 PICTURE_BYTES = 64 * MIB
 PREVIEW_BYTES = 64 * KIB
+INLINE_PICTURE_BYTES = 2 * MIB  # a picture that comes with the event that tells of it
 FRAME_BYTES = 256 * KIB  # one link frame
 CARDS_PER_AGENT = 16
 MODELS_PER_AGENT = 500  # over all its cards: a hello is one frame

@@ -595,18 +595,24 @@ class WatchRequest(_message.Message):
 
     JOB_ID_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
+    INLINE_PICTURES_UP_TO_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     cursor: _builtins.int
     """0: from the start; else the last cursor seen"""
+    inline_pictures_up_to: _builtins.int
+    """Pictures of so many bytes at the most come with their events; 0: none, each is downloaded.
+    Counts as 2 MiB where it is more.
+    """
     def __init__(
         self,
         *,
         job_id: _builtins.str = ...,
         cursor: _builtins.int = ...,
+        inline_pictures_up_to: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "job_id", b"job_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "inline_pictures_up_to", b"inline_pictures_up_to", "job_id", b"job_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -627,7 +633,12 @@ class JobEvent(_message.Message):
     PICTURE_FIELD_NUMBER: _builtins.int
     TASK_ENDED_FIELD_NUMBER: _builtins.int
     ENDED_FIELD_NUMBER: _builtins.int
+    PICTURE_BYTES_FIELD_NUMBER: _builtins.int
     cursor: _builtins.int
+    picture_bytes: _builtins.bytes
+    """The bytes of `picture`, where they were asked for and small enough. May be left out also then,
+    where the broker is busy: Download has them in any case.
+    """
     @_builtins.property
     def queued(self) -> Global___Queued: ...
     @_builtins.property
@@ -650,10 +661,11 @@ class JobEvent(_message.Message):
         picture: Global___Picture | None = ...,
         task_ended: Global___TaskEnded | None = ...,
         ended: Global___Ended | None = ...,
+        picture_bytes: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ended", b"ended", "event", b"event", "picture", b"picture", "progress", b"progress", "queued", b"queued", "started", b"started", "task_ended", b"task_ended"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "ended", b"ended", "event", b"event", "picture", b"picture", "progress", b"progress", "queued", b"queued", "started", b"started", "task_ended", b"task_ended"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "ended", b"ended", "event", b"event", "picture", b"picture", "picture_bytes", b"picture_bytes", "progress", b"progress", "queued", b"queued", "started", b"started", "task_ended", b"task_ended"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["queued", "started", "progress", "picture", "task_ended", "ended"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
