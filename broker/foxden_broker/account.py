@@ -44,6 +44,7 @@ class Account:
     estimates: Estimates = field(default_factory=Estimates)
     sessions: dict[str, Session] = field(default_factory=dict)  # by agent_id
     wake: asyncio.Event = field(default_factory=asyncio.Event)  # something to plan
+    doubts: set[tuple[str, int]] = field(default_factory=set)  # images to ask the store about
 
     def __post_init__(self) -> None:
         self.pool = Pool(self.account_id)
@@ -86,7 +87,14 @@ class Account:
             self.pool.ended(lease, change.task.state, blame=blame)
             log.info("image %s/%d: %s (%s)", lease.job_id, lease.index, change.event.value, reason)
             self.changed(lease.job_id)
+        elif lease in self.pool.held:
+            self.doubt(lease.job_id, lease.index)
         return change
+
+    def doubt(self, job_id: str, *indices: int) -> None:
+        """The store does not say of these images what the mirror says: see doubts.py."""
+        self.doubts.update((job_id, index) for index in indices)
+        self.wake.set()
 
     async def lose(self, held: Held, reason: str) -> None:
         """The card that held this is gone. The store says whether it had begun: a start may be on
@@ -97,9 +105,13 @@ class Account:
     async def end_queued(
         self, images: Sequence[tuple[str, int]], event: TaskEvent, why: str
     ) -> None:
+        left = set(images)
         for change in await self.store.end_queued(self.account_id, images, event, why, now_ms()):
             self.pool.unqueue(change.task.job_id, change.task.index)
             self.changed(change.task.job_id)
+            left.discard((change.task.job_id, change.task.index))
+        for job_id, index in left:
+            self.doubt(job_id, index)
 
     async def resolve_waiting(self) -> None:
         """The first card is here: what was accepted before any model was known is completed,
@@ -120,6 +132,8 @@ class Account:
             if await self.store.resolve(self.account_id, job.job_id, data, complete.model_sha256):
                 job.request, job.resolved = complete, True
                 self.changed(job.job_id)
+            else:
+                self.doubt(job.job_id, *job.waiting)
 
     def changed(self, job_id: str) -> None:
         """Tell the job's watchers, and plan again."""

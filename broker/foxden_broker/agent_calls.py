@@ -196,6 +196,8 @@ async def _start(account: Account, held: Held) -> None:
     if await account.store.start(account.account_id, held.lease, now_ms()) is not None:
         held.started = True
         account.hub.changed(held.lease.job_id)
+    elif held.lease in account.pool.held:
+        account.doubt(held.lease.job_id, held.lease.index)
 
 
 def _progress(account: Account, session: Session, event: pb.TaskProgress) -> None:
@@ -255,6 +257,8 @@ async def _finished(account: Account, session: Session, event: pb.TaskFinished) 
         account.pool.ended(lease, change.task.state, blame=False)
         account.estimates.observe(task.card_id, request, picture.seconds)
         account.changed(lease.job_id)
+    elif lease in account.pool.held:
+        account.doubt(lease.job_id, lease.index)
     session.link.settle(event.lease, holds)
 
 

@@ -6,13 +6,14 @@ import asyncio
 import logging
 import time
 
+from foxden_broker import doubts
 from foxden_broker.account import Account, now_ms
 from foxden_broker.pool import Held
 from foxden_broker.scheduler import Give, plan
 from foxden_broker.store.base import Assign, Change, StoreError
 from foxden_broker.uploads import upload_path
 from foxden_proto.link import LeaseKey
-from foxden_proto.states import TaskEvent, TaskState
+from foxden_proto.states import TaskEvent
 from foxden_proto.v1 import link_pb2 as pb
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,8 @@ async def run(account: Account) -> None:
 
 async def dispatch(account: Account) -> None:
     """One round: lease what the plan says in one transaction, then send it."""
+    if account.doubts:
+        await doubts.settle(account)
     now = time.monotonic()
     accepting = {a for a, session in account.sessions.items() if session.link.accepts_work(now)}
     pool = account.pool
@@ -53,10 +56,12 @@ async def dispatch(account: Account) -> None:
     for assign in assigns:
         if (change := granted.get((assign.job_id, assign.index))) is not None:
             _hold(account, assign, change)
-        elif failure is not None and not pool.jobs[assign.job_id].cancelled:
-            # Nothing was written. Put back without asking: a store that cannot write may not be
-            # able to answer either, and nobody would touch this image again.
+        else:
+            # Nothing was written, or the image was not queued any more, or it is leased and the
+            # answer got lost. Put back without asking: a store that cannot write may not be able
+            # to answer either, and nobody would touch this image again.
             pool.requeue(assign.job_id, assign.index)
+            account.doubt(assign.job_id, assign.index)
         pool.unreserve(assign)
     if failure is not None:
         raise failure
@@ -64,8 +69,6 @@ async def dispatch(account: Account) -> None:
         try:
             if (change := granted.get((assign.job_id, assign.index))) is not None:
                 await _send(account, assign, change.task.lease)
-            else:
-                await _put_back(account, assign)
         except StoreError as error:  # the others are leased by now and must be sent
             failure = error
     if failure is not None:
@@ -83,15 +86,6 @@ def _hold(account: Account, assign: Assign, change: Change) -> None:
     lease = change.task.lease
     account.pool.hold(Held(lease, assign.card_id, assign.agent_id, False, deadline))
     account.hub.changed(assign.job_id)
-
-
-async def _put_back(account: Account, refused: Assign) -> None:
-    """The store did not lease this: the image was not queued any more. Ask whether it is."""
-    job = await account.store.job(account.account_id, refused.job_id)
-    if job is not None and job.tasks[refused.index].state is TaskState.QUEUED:
-        if refused.job_id not in account.pool.jobs:
-            account.pool.add_job(job, range(0))
-        account.pool.requeue(refused.job_id, refused.index)
 
 
 async def _send(account: Account, assign: Assign, lease: LeaseKey) -> None:
