@@ -51,6 +51,7 @@ class Account:
     wake: asyncio.Event = field(default_factory=asyncio.Event)  # something to plan
     quotas: dict[str, Quota] = field(default_factory=dict)  # by member
     sweeping: asyncio.Lock = field(default_factory=asyncio.Lock)  # no blob is deleted by others
+    doubts: set[tuple[str, int]] = field(default_factory=set)  # images to ask the store about
     recent: Recent = field(default_factory=Recent)
     sending: Sending = field(default_factory=Sending)
 
@@ -157,7 +158,7 @@ class Account:
         change = await self.store.end_lease(self.account_id, lease, event, reason, now_ms())
         if change is not None:
             self.noted(change)
-            self.pool.ended(lease, change, blame=blame)
+            self.pool.ended(lease, change.task.state, change.event, blame=blame)
             log.info(
                 *("image %s/%d: %s (%s)", lease.job_id, lease.index, change.event.value, reason),
                 extra=logs.fields(
@@ -165,7 +166,14 @@ class Account:
                 ),
             )
             self.changed(lease.job_id, change)
+        elif lease in self.pool.held:
+            self.doubt(lease.job_id, lease.index)
         return change
+
+    def doubt(self, job_id: str, *indices: int) -> None:
+        """The store does not say of these images what the mirror says: see doubts.py."""
+        self.doubts.update((job_id, index) for index in indices)
+        self.wake.set()
 
     async def lose(self, held: Held, reason: str) -> None:
         """The card that held this is gone. The store says whether it had begun: a start may be on
@@ -176,10 +184,14 @@ class Account:
     async def end_queued(
         self, images: Sequence[tuple[str, int]], event: TaskEvent, why: str
     ) -> None:
+        left = set(images)
         for change in await self.store.end_queued(self.account_id, images, event, why, now_ms()):
             self.noted(change, was_held=False)
             self.pool.unqueue(change.task.job_id, change.task.index)
             self.changed(change.task.job_id, change)
+            left.discard((change.task.job_id, change.task.index))
+        for job_id, index in left:
+            self.doubt(job_id, index)
 
     async def resolve_waiting(self) -> None:
         """The first card is here: what was accepted before any model was known is completed,
@@ -200,6 +212,8 @@ class Account:
             if await self.store.resolve(self.account_id, job.job_id, data, complete.model_sha256):
                 self.pool.resolved(job, complete)
                 self.changed(job.job_id)
+            else:
+                self.doubt(job.job_id, *job.waiting)
 
     def changed(self, job_id: str, change: Change | None = None) -> None:
         """Tell the job's watchers, and plan again. Without a `change` they ask the store."""

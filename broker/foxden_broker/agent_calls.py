@@ -197,6 +197,8 @@ async def _start(account: Account, held: Held) -> None:
         account.noted(change)
         account.pool.started(held)
         account.hub.changed(held.lease.job_id, change)
+    elif held.lease in account.pool.held:
+        account.doubt(held.lease.job_id, held.lease.index)
 
 
 def _progress(account: Account, session: Session, event: pb.TaskProgress) -> None:
@@ -253,8 +255,10 @@ async def _finished(account: Account, session: Session, event: pb.TaskFinished) 
     )
     if change is not None:
         account.noted(change)
-        account.pool.ended(lease, change, blame=False, run=picture.seconds)
+        account.pool.ended(lease, change.task.state, change.event, blame=False, run=picture.seconds)
         account.changed(lease.job_id, change)
+    elif lease in account.pool.held:
+        account.doubt(lease.job_id, lease.index)
     session.link.settle(event.lease, holds)
 
 

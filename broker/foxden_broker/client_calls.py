@@ -89,6 +89,9 @@ async def submit(
         # A card with models may have come while the job was being written.
         if not resolved:
             await account.resolve_waiting()
+    elif job.state not in JOB_ENDED and job.job_id not in account.pool.jobs:
+        # It was stored, and the store's answer to that got lost.
+        account.doubt(job.job_id, *range(job.count))
     return gen.SubmitResponse(
         job=job_message(job), queued=queued(account, job), repeated=submitted.repeated
     )
@@ -149,6 +152,8 @@ async def cancel(account: Account, member: Member, job_id: str) -> gen.Job:
     for change in cancelled.changes:
         account.noted(change, was_held=False)
         account.pool.unqueue(change.task.job_id, change.task.index)
+    if opened is not None and opened.waiting:  # an earlier cancel's answer got lost
+        account.doubt(job_id, *opened.waiting)
     for task in cancelled.running:
         session = account.sessions.get(task.agent_id)
         if session is not None:

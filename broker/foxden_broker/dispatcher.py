@@ -9,6 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
+from foxden_broker import doubts
 from foxden_broker.account import Account, now_ms
 from foxden_broker.pool import Held
 from foxden_broker.scheduler.facts import Action, Expire, Give, Image
@@ -16,7 +17,7 @@ from foxden_broker.scheduler.planning import plan
 from foxden_broker.store.base import Assign, Change, StoreError
 from foxden_broker.uploads import upload_path
 from foxden_proto.link import LeaseKey
-from foxden_proto.states import TaskEvent, TaskState
+from foxden_proto.states import TaskEvent
 from foxden_proto.v1 import link_pb2 as pb
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,8 @@ async def dispatch(account: Account) -> float:
     """Hand out all that can go out now, in rounds; each leases what one plan says in one
     transaction, then sends it. Answers when to plan again if nothing happens before."""
     while True:
+        if account.doubts:
+            await doubts.settle(account)
         with account.metrics.planning():
             todo = plan(account.pool.scheduler, time.monotonic())
         if todo.wants_allotments:
@@ -96,7 +99,12 @@ async def _hand_out(account: Account, gives: Sequence[Give]) -> None:
         failure = error
     for give in gives:
         _hold(account, give, granted)
-    refused = [image for image in assigns if image not in granted]
+    for job_id, index in assigns.keys() - granted.keys():
+        # Nothing was written, or the image was not queued any more, or it is leased and the answer
+        # got lost. Put back without asking: a store that cannot write may not be able to answer
+        # either, and nobody would touch this image again.
+        pool.unreserve(job_id, index, waits=True)
+        account.doubt(job_id, index)
     if failure is not None:
         # Nothing was written. Put back without asking: a store that cannot write may not be able
         # to answer either, and nobody would touch these images again.
@@ -132,12 +140,6 @@ def _hold(account: Account, give: Give, granted: Mapping[Image, Change]) -> None
             held = Held(task.lease, task.card_id, task.agent_id, False, deadline, task=task)
             account.pool.hold(held)
             account.hub.changed(task.job_id, change)
-
-
-async def _still_waits(account: Account, job_id: str, index: int) -> bool:
-    """The store did not lease this: it was not queued any more. Ask whether it is."""
-    job = await account.store.job(account.account_id, job_id)
-    return job is not None and job.tasks[index].state is TaskState.QUEUED
 
 
 async def _send(account: Account, give: Give, leases: Sequence[LeaseKey]) -> None:

@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 _PICTURE = re.compile(r"/v1/pictures/([^/]+)/([^/]+)/(\d{1,9})/(\d{1,18})")
 _MOST_PUTS = 3  # different pictures that are stored for one lease
 _COMING = "coming"  # in the place of the sha256 of one that is on its way
+_STORE_AWAY = "the broker cannot store anything just now"
 
 
 def create(
@@ -86,6 +87,11 @@ def create(
             await websocket.accept()
             await websocket.send_bytes(link.rejection(problem.message, final=True))
             await websocket.close(4401, "refused")
+            return
+        except StoreError as error:
+            log.error("an agent could not be let in: %s", error)
+            await websocket.accept()
+            await _refuse(websocket, _STORE_AWAY, retry_after=0.0)
             return
         await websocket.accept()
 
@@ -163,7 +169,7 @@ async def serve_link(
         # What the agent said is not written down. It keeps its outcomes until they are settled
         # and says them again over its next connection, so cutting this one loses nothing.
         log.error("agent %s: %s", hello.agent_id, error, extra=logs.fields(agent=hello.agent_id))
-        await _refuse(websocket, "the broker cannot store anything just now")
+        await _refuse(websocket, _STORE_AWAY, retry_after=0.0)
     finally:
         if session.disconnected(websocket):
             agent_calls.offline(account, session)
@@ -174,15 +180,20 @@ async def serve_link(
 
 
 async def _refuse(
-    connection: Connection, reason: str, *, final: bool = False, code: int = 1002
+    connection: Connection,
+    reason: str,
+    *,
+    final: bool = False,
+    code: int = 1002,
+    retry_after: float = 5.0,
 ) -> None:
-    """Say why and close; without waiting for a peer that does not read."""
-    retry_after = 0.0 if final else 5.0
+    """Say why and close; without waiting for a peer that does not read. `retry_after`: seconds in
+    which an agent that breaks the rules shall leave us alone; 0: it knows best."""
     # Suppressed: it has gone already, maybe without a word.
     with suppress(WebSocketDisconnect, RuntimeError, TimeoutError):
         async with asyncio.timeout(CLOSE_SECONDS):
             await connection.send_bytes(
-                link.rejection(reason, final=final, retry_after=retry_after)
+                link.rejection(reason, final=final, retry_after=0.0 if final else retry_after)
             )
             await connection.close(code, reason[:100])
 

@@ -18,7 +18,7 @@ from foxden_broker.quotas import Tally
 from foxden_broker.retries import cards_failed_on
 from foxden_broker.scheduler.facts import CardFacts, Give, JobFacts, Kind, Need, Outcome
 from foxden_broker.scheduler.queue import State
-from foxden_broker.store.base import Change, Job, Lease, Task
+from foxden_broker.store.base import Job, Lease, Task
 from foxden_proto.states import TASK_HELD, TaskEvent, TaskState
 from foxden_proto.v1 import pool_pb2
 from foxden_proto.v1.generation_pb2 import ImageRequest
@@ -307,9 +307,18 @@ class Pool:
         held.started, held.started_at = True, time.monotonic()
         self.scheduler.image_started(held.lease.job_id, held.lease.index, held.started_at)
 
-    def ended(self, lease: Lease, change: Change, *, blame: bool, run: float | None = None) -> None:
-        """A lease is over. `blame`: its card is at fault, and avoided for this image from now on.
-        `run`: seconds its batch took, where a picture came of it."""
+    def ended(
+        self,
+        lease: Lease,
+        after: TaskState,
+        event: TaskEvent | None,
+        *,
+        blame: bool,
+        run: float | None = None,
+    ) -> None:
+        """A lease is over. `event`: what ended it; None: nobody here heard. `blame`: its card is at
+        fault, and avoided for this image from now on. `run`: seconds its batch took, where a
+        picture came of it."""
         held = self.held.pop(lease, None)
         if held is not None:
             self._leases_of_agent[held.agent_id].discard(lease)
@@ -317,14 +326,14 @@ class Pool:
         job = self.jobs.get(lease.job_id)
         if job is None:
             return
-        waits = change.task.state is TaskState.QUEUED
+        waits = after is TaskState.QUEUED
         if held is not None:
             self._runs(job, -1)
         if waits:
             self._waits(job, lease.index)
         image = (lease.job_id, lease.index)
         if image in self.scheduler.holders:
-            self._tell_end(image, change.event, held, waits, blame, run)
+            self._tell_end(image, event, held, waits, blame, run)
         elif waits and job.resolved:
             self._schedule(job, (lease.index,))
         self._close_if_over(job)
@@ -335,7 +344,7 @@ class Pool:
     def _tell_end(
         self,
         image: tuple[str, int],
-        event: TaskEvent,
+        event: TaskEvent | None,
         held: Held | None,
         waits: bool,
         blame: bool,
@@ -345,7 +354,8 @@ class Pool:
         if event is TaskEvent.REFUSE and not blame:  # it never reached the card
             self.scheduler.not_given(*image, now, waits=waits)
             return
-        outcome = _BLAMED.get(event) if blame else _BLAMELESS.get(event)
+        outcomes = _BLAMED if blame else _BLAMELESS
+        outcome = outcomes.get(event) if event is not None else None
         load = None
         if run is not None and held is not None and held.started_at:
             load = max(0.0, now - held.started_at - run)

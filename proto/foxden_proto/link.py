@@ -95,6 +95,7 @@ class _Link:
         self._heard = now
         self._lost_at = now
         self._out: list[bytes] = []
+        self._greeting: object = None  # what opened this conversation: the hello, or the welcome
 
     @property
     def up(self) -> bool:
@@ -108,6 +109,7 @@ class _Link:
     def opened(self, now: float) -> None:
         self._advance(LinkEvent.OPENED)
         self._heard = now
+        self._greeting = None
         self._out.clear()
 
     def lost(self, now: float) -> None:
@@ -116,7 +118,8 @@ class _Link:
         if self.state in (LinkState.CLOSED, LinkState.DISCONNECTED):
             return
         if self.up:  # a dial that fails at its hello must not make the grace any longer
-            self._lost_at = now
+            # Nor must the time in which nobody had noticed yet that the peer was gone.
+            self._lost_at = min(now, self._heard + self.timers.silent)
         self._advance(LinkEvent.LOST)
 
     def silent_for(self, now: float) -> float:
@@ -197,8 +200,11 @@ class AgentLink(_Link):
     # What the broker says
 
     def _on_welcome(self, welcome: pb.Welcome, now: float) -> list[Event]:
+        if self.up and welcome == self._greeting:
+            return []  # the same one, delivered twice
         if self.state is not LinkState.HELLO:
             raise LinkError("the broker said welcome twice")
+        self._greeting = welcome
         self._advance(LinkEvent.WELCOMED)
         self._beat_due = now
         keep = {LeaseKey.of(lease) for lease in welcome.keep}
@@ -353,11 +359,15 @@ class BrokerLink(_Link):
         name, payload = self._decode(data, pb.AgentFrame, now)
         if not name:
             return []
+        if name == "hello" and self.up and payload == self._greeting:
+            return []  # the same one, delivered twice
         fits = self.state is LinkState.HELLO if name == "hello" else self.up
         if not fits:
             raise LinkError(f"the agent sent {name} in state {self.state.value}")
         check_payload(payload)
-        if name == "heartbeat":
+        if name == "hello":
+            self._greeting = payload
+        elif name == "heartbeat":
             self._put(heartbeat_seen=pb.HeartbeatSeen(number=payload.number))
         elif name in ("acknowledged", "refused"):
             for lease in payload.leases:

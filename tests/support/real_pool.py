@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import psutil
+from store_rows import rows
 
 import foxden
 from foxden_proto.timers import Timers
@@ -93,8 +94,9 @@ class Process:
 class Pool:
     """A broker and its agents in one folder; everything can be killed and started again."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, database_url: str = "") -> None:
         self.folder = folder
+        self.database_url = database_url  # empty: SQLite in the broker's home
         self.url = self.http = self.token = ""
         self.agent_token = ""
         self.broker: Process | None = None
@@ -111,6 +113,8 @@ class Pool:
             address = parse(self.url)
             ports = ["--grpc-port", str(address.grpc_port), "--http-port", str(address.http_port)]
         home = ["--home", str(self.folder / "broker")]
+        if self.database_url:
+            home += ["--database-url", self.database_url]
         log = self.folder / "broker.log"
         self.broker = Process("foxden_broker", [*home, *ports, *arguments], log, **environment)
         self._everything.append(self.broker)
@@ -135,6 +139,11 @@ class Pool:
         if wait:
             agent.ready()
         return agent
+
+    def rows(self, query: str, *values: object) -> list[tuple]:
+        """What the broker's own database has; it must be running."""
+        file = str(self.folder / "broker" / "broker" / "foxden.db")
+        return rows(self.database_url or file, query, *values)
 
     def client(self, token: str = "", url: str = "") -> foxden.Client:
         client = foxden.Client(url or self.url, token=token or self.token)

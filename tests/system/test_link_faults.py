@@ -102,9 +102,12 @@ def test_slow_link_delays_only_itself(pool, relay):
         [pb.AgentFrame(heartbeat=pb.Heartbeat(number=1)).SerializeToString()],
         [pb.AgentFrame(hello=pb.Hello(protocol=99, agent_id="x")).SerializeToString()],
         [pb.AgentFrame(hello=pb.Hello(protocol=1, agent_id="../../x")).SerializeToString()],
-        [pb.AgentFrame(hello=pb.Hello(protocol=1, agent_id="ok")).SerializeToString()] * 2,
+        [
+            pb.AgentFrame(hello=pb.Hello(protocol=1, agent_id=name)).SerializeToString()
+            for name in ("ok", "other")
+        ],
     ],
-    ids=["garbage", "empty", "huge", "no hello", "version", "bad id", "hello twice"],
+    ids=["garbage", "empty", "huge", "no hello", "version", "bad id", "another hello"],
 )
 def test_garbage_on_the_link_ends_that_link_and_nothing_else(calm_pool, frames):
     uri = calm_pool.http.replace("http", "ws") + "/v1/link"

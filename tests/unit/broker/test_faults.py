@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from foxden_broker import agent_calls, client_calls, dispatcher, keeper
+from foxden_broker import agent_calls, client_calls, dispatcher, doubts, keeper
 from foxden_broker.account import Account, now_ms
 from foxden_broker.blobs import FolderBlobs
 from foxden_broker.client_calls import Member
@@ -50,6 +50,7 @@ class ShakyStore:
     def __init__(self, store: Any) -> None:
         self._store = store
         self.broken: set[str] = set()
+        self.unheard: set[str] = set()  # done, and the answer gets lost: once each
         self.after: dict[str, Pause] = {}
 
     def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
@@ -57,6 +58,9 @@ class ShakyStore:
             if name in self.broken:
                 raise StorageFull("The disk is full.")
             answer = await getattr(self._store, name)(*args, **named)
+            if name in self.unheard:
+                self.unheard.discard(name)
+                raise StoreError("The connection broke.")
             if (pause := self.after.get(name)) is not None:
                 pause.reached.set()
                 await pause.over.wait()
@@ -103,8 +107,8 @@ class World:
         found = [unsent.get_nowait() for _ in range(unsent.qsize())]
         return [pb.BrokerFrame.FromString(data) for data in found if data is not None]
 
-    async def submit(self) -> str:
-        request = gen.SubmitRequest(request=gen.ImageRequest(prompt="a red cube"))
+    async def submit(self, **more: Any) -> str:
+        request = gen.SubmitRequest(request=gen.ImageRequest(prompt="a red cube"), **more)
         return (await client_calls.submit(self.account, MEMBER, request)).job.id
 
     async def leased(self, *, started: bool = True) -> LeaseKey:
@@ -192,6 +196,120 @@ async def test_goodbye_while_the_disk_is_full_is_made_good_once_there_is_space(
     world.store.broken = set()
     await keeper.look(world.account)
     assert (await world.task(key.job_id)).state is TaskState.QUEUED
+
+
+# The store does it, and its answer gets lost: a connection that breaks during COMMIT
+
+
+async def test_lease_whose_answer_got_lost_is_given_back_and_leased_again(world: World) -> None:
+    job_id = await world.submit()
+    world.store.unheard = {"assign"}
+    with pytest.raises(StoreError):
+        await dispatcher.dispatch(world.account)
+    await dispatcher.dispatch(world.account)
+    (frame,) = world.heard()
+    task = await world.task(job_id)
+    assert LeaseKey.of(frame.assignment.tasks[0].lease) == task.lease
+    assert (task.lease_no, task.failures, task.losses) == (2, 0, 0)
+    assert not world.account.doubts
+
+
+async def test_lease_and_cancel_at_once_with_both_answers_lost_ends_the_job(world: World) -> None:
+    job_id = await world.submit()
+    world.store.unheard = {"assign", "cancel"}
+    with pytest.raises(StoreError):
+        await dispatcher.dispatch(world.account)
+    with pytest.raises(StoreError):
+        await client_calls.cancel(world.account, MEMBER, job_id)
+    await client_calls.cancel(world.account, MEMBER, job_id)
+    await dispatcher.dispatch(world.account)
+    assert (await world.task(job_id)).state is TaskState.CANCELLED
+    assert job_id not in world.account.pool.jobs
+
+
+async def test_submit_whose_answer_got_lost_runs_once_its_client_asks_again(world: World) -> None:
+    world.store.unheard = {"submit"}
+    with pytest.raises(StoreError):
+        await world.submit(idempotency_key="k")
+    await world.submit(idempotency_key="k")
+    await dispatcher.dispatch(world.account)
+    assert [f.WhichOneof("frame") for f in world.heard()] == ["assignment"]
+
+
+async def test_picture_whose_acceptance_was_not_heard_frees_its_card(world: World) -> None:
+    key = await world.leased()
+    receipt = world.account.signer.receipt("main", key, "a" * 64, 1)
+    picture = gen.Picture(sha256="a" * 64, size=1)
+    finished = pb.TaskFinished(lease=key.message(), picture=picture, receipt=receipt)
+    world.store.unheard = {"finish"}
+    with pytest.raises(StoreError):
+        await world.say(finished=finished)
+    (settled,) = await world.say(finished=finished)
+    assert settled.settled.accepted
+    await dispatcher.dispatch(world.account)
+    assert not world.account.pool.held
+    assert not world.account.pool.jobs
+
+
+async def test_start_whose_answer_got_lost_has_begun(world: World) -> None:
+    key = await world.leased(started=False)
+    world.store.unheard = {"start"}
+    with pytest.raises(StoreError):
+        await world.say(started=pb.TaskStarted(lease=key.message()))
+    await world.say(started=pb.TaskStarted(lease=key.message()))
+    await dispatcher.dispatch(world.account)
+    assert world.account.pool.held[key].started
+
+
+async def test_failure_whose_answer_got_lost_is_tried_again(world: World) -> None:
+    key = await world.leased()
+    failed = pb.TaskFailed(lease=key.message(), reason="it broke", retryable=True)
+    world.store.unheard = {"end_lease"}
+    with pytest.raises(StoreError):
+        await world.say(failed=failed)
+    await world.say(failed=failed)
+    await dispatcher.dispatch(world.account)
+    (again,) = [f.assignment for f in world.heard() if f.HasField("assignment")]
+    assert again.tasks[0].lease.lease_no == key.lease_no + 1
+
+
+async def test_expiry_whose_answer_got_lost_leaves_nothing_waiting(world: World) -> None:
+    job_id = await world.submit(deadline=1.0)
+    world.account.pool.jobs[job_id].deadline_ms = 1
+    world.store.unheard = {"end_queued"}
+    with pytest.raises(StoreError):
+        await keeper.look(world.account)
+    await keeper.look(world.account)
+    await dispatcher.dispatch(world.account)
+    assert job_id not in world.account.pool.jobs
+    assert (await world.task(job_id)).state is TaskState.EXPIRED
+
+
+async def test_model_whose_filling_in_was_not_heard_is_known(world: World) -> None:
+    cards = world.account.pool.cards.copy()
+    world.account.pool.cards.clear()
+    job_id = await world.submit()
+    world.account.pool.cards.update(cards)
+    world.store.unheard = {"resolve"}
+    with pytest.raises(StoreError):
+        await world.account.resolve_waiting()
+    await world.account.resolve_waiting()
+    await dispatcher.dispatch(world.account)
+    assert [f.assignment.tasks[0].lease.job_id for f in world.heard()] == [job_id]
+
+
+async def test_image_that_moves_while_it_is_asked_about_is_asked_about_again(world: World) -> None:
+    key = await world.leased()
+    world.account.doubt(key.job_id, key.index)
+    pause = world.store.after["job"] = Pause()
+    settling = asyncio.create_task(doubts.settle(world.account))
+    await pause.reached.wait()
+    await world.account.end_lease(key, TaskEvent.LOSE, "gone")
+    pause.over.set()
+    await settling
+    assert world.account.doubts == {(key.job_id, key.index)}
+    await dispatcher.dispatch(world.account)
+    assert [f.WhichOneof("frame") for f in world.heard()] == ["assignment"]
 
 
 # Races

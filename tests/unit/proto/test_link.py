@@ -450,6 +450,40 @@ def test_dials_that_fail_at_the_hello_do_not_lengthen_the_grace(up: Wire) -> Non
     assert up.broker.tick(up.now) == [LeasesExpired()]
 
 
+def test_lost_after_a_silence_is_lost_since_the_silence_was_too_long(up: Wire) -> None:
+    """An agent in a black hole: its images are elsewhere within 60 s of its last word."""
+    up.give(A)
+    timers = up.timers
+    heard = up.now
+    up.now += timers.silent + timers.heartbeat
+    assert up.broker.tick(up.now) == [Silent()]
+    up.cut()
+    up.now = heard + timers.silent + timers.lease_lost
+    assert up.broker.tick(up.now) == [LeasesExpired()]
+    assert up.agent.tick(up.now) == [LeasesExpired((A,))]
+    assert up.now + timers.heartbeat / 5 - heard <= 60  # the keeper looks that often
+
+
+def test_hello_and_welcome_delivered_twice_are_said_once(wire: Wire) -> None:
+    wire.agent.opened(wire.now)
+    wire.broker.opened(wire.now)
+    (hello,) = wire.agent.outgoing()
+    assert len(wire.broker.receive(hello, wire.now)) == 1
+    wire.broker.welcome("session", "account", [], [])
+    assert wire.broker.receive(hello, wire.now) == []
+    (welcome,) = wire.broker.outgoing()
+    assert len(wire.agent.receive(welcome, wire.now)) == 1
+    assert wire.agent.receive(welcome, wire.now) == []
+    assert wire.agent.up
+    assert wire.broker.up
+
+
+def test_hello_of_somebody_else_on_a_link_that_is_up_breaks_the_rules(up: Wire) -> None:
+    other = pb.Hello(protocol=1, agent_id="agent-2")
+    with pytest.raises(LinkError, match="hello in state ready"):
+        up.broker.receive(pb.AgentFrame(hello=other).SerializeToString(), up.now)
+
+
 def test_lost_twice_is_lost_once(up: Wire) -> None:
     up.give(A)
     up.cut()

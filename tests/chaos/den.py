@@ -1,0 +1,76 @@
+"""A pool to break: a broker on one of the stores, two agents behind relays, and a load on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cuttable import Relay
+from postgres import Cluster
+from real_pool import Pool, wait_until
+
+from chaos.invariants import Verdict, check
+from chaos.load import Load
+from foxden_proto.address import parse
+
+STORES = ("sqlite", "postgresql")
+AGENTS = ("one", "two")
+# Two agents, a broker and the clients share the cores of one machine here.
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+
+
+class Den:
+    """A pool whose every part a fault can reach. Start it, put a `load` on it, break it."""
+
+    def __init__(self, folder: Path, cluster: Cluster | None = None) -> None:
+        self.cluster = cluster
+        self.pool = Pool(folder, cluster.new_database() if cluster else "")
+        self.relays: dict[str, Relay] = {}  # by agent
+        self._seed = 0
+
+    def start(self) -> None:
+        """Blocks until both agents can draw."""
+        self.pool.start_broker()
+        http_port = parse(self.pool.url).http_port
+        for name in AGENTS:
+            self.relays[name] = Relay(("127.0.0.1", http_port))
+            self.start_agent(name)
+        self.wait_until_online()
+
+    def start_agent(self, name: str) -> None:
+        """Start it and come back at once: its engine takes seconds."""
+        target = (
+            f"foxden://127.0.0.1:{parse(self.pool.url).grpc_port}?http={self.relays[name].port}"
+        )
+        self.pool.start_agent(name, broker=target, wait=False, **ONE_THREAD)
+
+    def wait_until_online(self) -> None:
+        client = self.pool.client()
+        wait_until(
+            lambda: sum(card.online for card in client.cards()) == len(AGENTS),
+            90,
+            "an agent did not come back",
+        )
+
+    @contextmanager
+    def load(self, seed: int = 0) -> Iterator[Load]:
+        """Clients at work; when the block ends they are left to finish."""
+        load = Load(self.pool.url, self.pool.token, seed=seed)
+        try:
+            load.wait_for_news(0.0)
+            yield load
+        finally:
+            load.drain()
+
+    def verdicts(self, load: Load) -> list[Verdict]:
+        """Judge everything that ever happened in this pool, and this load's part in it."""
+        open_jobs = "SELECT count(*) FROM job WHERE state IN ('queued', 'running')"
+        # What nobody waits for: a job whose client never heard that it was stored.
+        wait_until(lambda: self.pool.rows(open_jobs) == [(0,)], 60, "a job never ends")
+        return check(self.pool, load.seen)
+
+    def close(self) -> None:
+        self.pool.close()
+        for relay in self.relays.values():
+            relay.close()

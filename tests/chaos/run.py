@@ -1,0 +1,130 @@
+"""Break a pool again and again under load; print a verdict per invariant and how long it was down.
+
+    python tests/chaos/run.py [--store sqlite|postgresql] [--kills N] [--faults N] [--seed S]
+
+Every process is real and its protocol timers run ten times faster; the engine is diffusers on the
+demo model, on one thread. The broker is killed `kills` times at random moments, each other fault
+strikes `faults` times. The exit code is 1 where an invariant was broken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "support")]  # as pytest's `pythonpath` does
+
+from postgres import Cluster, Unavailable  # noqa: E402
+from rich.console import Console  # noqa: E402
+from rich.table import Table  # noqa: E402
+
+from chaos import faults  # noqa: E402
+from chaos.den import STORES, Den  # noqa: E402
+from chaos.invariants import Verdict  # noqa: E402
+from chaos.load import Load  # noqa: E402
+
+RECOVERY_SECONDS = 10.0  # of the house: from a broker's death to its clients' next word
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--store", choices=STORES, help="one of the stores (both)")
+    parser.add_argument("--kills", type=int, default=100, help="of the broker, per store (100)")
+    parser.add_argument("--faults", type=int, default=5, help="of each other kind, per store (5)")
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
+    arguments = parser.parse_args()
+    console = Console()
+    console.print(f"seed {arguments.seed}")
+    stores = [arguments.store] if arguments.store else list(STORES)
+    held = [
+        run(store, arguments.kills, arguments.faults, arguments.seed, console) for store in stores
+    ]
+    return 0 if all(held) else 1
+
+
+def run(store: str, kills: int, others: int, seed: int, console: Console) -> bool:
+    """One store's turn; prints its tables. True where everything held."""
+    draw = random.Random(seed)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="foxden-chaos-")))
+        cluster = None
+        if store == "postgresql":
+            try:
+                cluster = Cluster()
+            except Unavailable as why:
+                console.print(f"postgresql: {why}")
+                return False
+            stack.callback(cluster.close)
+        den = Den(folder, cluster)
+        stack.callback(den.close)
+        den.start()
+        strikes: list[tuple[faults.Fault, int]] = [
+            (faults.BrokerKilled(den), kills),
+            (faults.AgentKilled(den), others),
+            (faults.EngineKilled(den), others),
+            (faults.LinksReset(den), others),
+            (faults.LinkBlackHoled(den), others),
+            (faults.LinksSlowed(den, draw), others),
+        ]
+        if cluster is not None:
+            strikes.append((faults.DatabaseRestarted(cluster), others))
+            strikes.append((faults.BackendsTerminated(cluster), others))
+        recoveries: dict[str, list[float]] = {}
+        with den.load(seed) as load:
+            for fault, times in strikes:
+                with console.status(f"{store}: {fault.name}, {times} times"):
+                    recoveries[fault.name] = strike(fault, times, load, draw)
+        verdicts = den.verdicts(load)
+    worst = max(recoveries["broker killed with -9"], default=0.0)
+    late = () if worst <= RECOVERY_SECONDS else (f"{worst:.1f} s after a kill",)
+    verdicts.append(Verdict(f"broker back within {RECOVERY_SECONDS:.0f} s", kills, late))
+    console.print(_recovery_table(store, recoveries))
+    console.print(_verdict_table(store, verdicts))
+    return all(verdict.holds for verdict in verdicts)
+
+
+def strike(fault: faults.Fault, times: int, load: Load, draw: random.Random) -> list[float]:
+    """Seconds from each strike to the first picture of a job that was acknowledged after it."""
+    recoveries = []
+    for _ in range(times):
+        time.sleep(draw.uniform(0.1, 1.5))
+        struck = time.monotonic()
+        fault.strike()
+        time.sleep(draw.uniform(*fault.lasts))
+        fault.heal()
+        recoveries.append(load.wait_for_news(struck)[1])
+    return recoveries
+
+
+def _recovery_table(store: str, recoveries: dict[str, list[float]]) -> Table:
+    table = Table(title=f"{store}: from the fault to the next new job's last picture")
+    for heading in ("fault", "times", "median", "worst"):
+        table.add_column(heading, justify="left" if heading == "fault" else "right")
+    for name, seconds in recoveries.items():
+        if seconds:
+            median = f"{statistics.median(seconds):.1f} s"
+            table.add_row(name, str(len(seconds)), median, f"{max(seconds):.1f} s")
+    return table
+
+
+def _verdict_table(store: str, verdicts: list[Verdict]) -> Table:
+    table = Table(title=f"{store}: what has to hold")
+    for heading in ("invariant", "looked at", "verdict"):
+        table.add_column(heading, justify="right" if heading == "looked at" else "left")
+    for verdict in verdicts:
+        word = "holds" if verdict.holds else f"BROKEN {len(verdict.broken)} times: "
+        table.add_row(
+            verdict.invariant, str(verdict.looked_at), word + "; ".join(verdict.broken[:3])
+        )
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())
