@@ -14,6 +14,7 @@ import fake_engine
 import pytest
 import pytest_asyncio
 
+from foxden_agent import app
 from foxden_agent.card_engine import CardEngine
 from foxden_agent.worker import CardWorker
 from foxden_proto.link import AgentLink, BrokerLink, LeaseKey
@@ -41,10 +42,10 @@ class Card:
         self.folder = folder
         self.frames: list[pb.AgentFrame] = []
         self.ends: dict[LeaseKey, Any] = {}
-        self.changes: list[tuple[str, int]] = []  # (broken, together) at each change
         self._news = asyncio.Event()
-        info = pool_pb2.CardInfo(card_id="card", device="cpu")
-        hello = pb.Hello(protocol=1, agent_id="agent", agent_version="1", cards=[info])
+        info = pool_pb2.CardInfo(card_id="card", device="cpu", most_together=together)
+        self._cards = [info]
+        hello = pb.Hello(protocol=1, agent_id="agent", agent_version="1", cards=self._cards)
         self._agent, self._broker = AgentLink(TIMERS, hello, now), BrokerLink(TIMERS, now)
         self._agent.opened(now)
         self._broker.opened(now)
@@ -61,7 +62,7 @@ class Card:
             pictures,
             self._flush,
             together=together,
-            changed=self._note_change,
+            changed=self._say_changes,
         )
         self._flush()
         self._broker.welcome("session", "account", [], [])
@@ -100,9 +101,14 @@ class Card:
         """The prompts of each batch that reached an engine."""
         return [prompts for _, prompts in fake_engine.calls(self.folder)]
 
-    def _note_change(self) -> None:
-        self.changes.append((self.worker.broken, self.worker.together))
-        self._news.set()
+    def _say_changes(self) -> None:
+        app._say_changes(self._agent, self._cards, {"card": self.worker})
+        self._flush()
+
+    @property
+    def modes(self) -> list[pool_pb2.Mode.ValueType]:
+        """What the card has said of itself, beside the heartbeats."""
+        return [said.mode.mode for said in self.said("mode_changed")]
 
     def health(self, state: str) -> None:
         (self.folder / "state").write_text(state)
@@ -259,7 +265,7 @@ async def test_batch_too_big_for_the_memory_x_is_drawn_apart_and_less_is_dared(c
     ends = await card.ended(*card.give("big", "big", "big", "big", width=128, height=128))
     assert kinds(ends) == ["TaskFinished"] * 4
     assert [len(prompts) for prompts in card.drawn] == [4, 1, 1, 1, 1]
-    assert card.changes == [("", 0)]
+    assert [info.most_together for said in card.said("cards_changed") for info in said.cards] == [0]
     await card.ended(*card.give("a", "b", job="next"))
     assert [len(prompts) for prompts in card.drawn[5:]] == [1, 1]
 
@@ -271,13 +277,13 @@ async def test_out_of_memory_again_and_again_x_replaces_the_engine_but_condemns_
         (end,) = await card.ended(*card.give("huge", job=f"job{job}"))
         assert isinstance(end, pb.TaskFailed)
     assert len({pid for pid, _ in fake_engine.calls(card.folder)}) == 4
-    assert card.changes == []
+    assert card.modes == []
 
 
 async def test_bad_prompts_again_and_again_x_condemn_no_card(card: Card) -> None:
     for job in range(8):
         await card.ended(*card.give("poison", job=f"job{job}"))
-    assert card.changes == []
+    assert card.modes == []
     assert ["a red cube"] in card.drawn  # the test picture told the prompts from the card
     assert kinds(await card.ended(*card.give("a cat", job="last"))) == ["TaskFinished"]
 
@@ -292,7 +298,14 @@ async def test_card_that_draws_nothing_any_more_x_is_broken_gives_back_and_mends
     assert kinds(ends[:6]) == ["TaskFailed"] * 6  # two each with three engines
     assert kinds(ends[6:]) == ["TaskReleased"] * 3
     assert "test picture" in card.worker.broken
-    assert card.changes[0][0] == card.worker.broken
+    assert card.modes[0] == pool_pb2.MODE_BROKEN
+    assert card.said("mode_changed")[0].mode.reasons == [card.worker.broken]
+    first_word = next(
+        f for f in card.frames if f.WhichOneof("frame") in ("mode_changed", "released")
+    )
+    assert first_word.WhichOneof("frame") == "mode_changed", "it would be given them again"
+    _, (in_heartbeat,) = app._readings(card._cards, {"card": card.worker})
+    assert in_heartbeat.mode == pool_pb2.MODE_BROKEN
     before = len(card.drawn)
     (late,) = await card.ended(*card.give("a cat", job="late"))
     assert isinstance(late, pb.TaskReleased)
@@ -301,6 +314,7 @@ async def test_card_that_draws_nothing_any_more_x_is_broken_gives_back_and_mends
     assert all(prompts == ["a red cube"] for prompts in card.drawn[before:])
     card.health("well")
     await card.until(lambda: not card.worker.broken)
+    assert card.modes[-1] == pool_pb2.MODE_READY
     assert kinds(await card.ended(*card.give("a dog", job="then"))) == ["TaskFinished"]
 
 
