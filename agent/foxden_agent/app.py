@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import platform
 import ssl
 import time
@@ -20,6 +21,7 @@ from foxden_agent.link_driver import LinkDriver
 from foxden_agent.models import LocalModel
 from foxden_agent.pictures import PictureSender
 from foxden_agent.settings import AgentSettings
+from foxden_agent.together import most_together
 from foxden_agent.worker import CardWorker
 from foxden_proto import limits, logs
 from foxden_proto.link import AgentLink, Dropped, Event, LeaseKey, LeasesExpired
@@ -29,6 +31,8 @@ from foxden_proto.v1 import link_pb2 as pb
 from foxden_proto.v1 import pool_pb2
 
 log = logging.getLogger(__name__)
+
+_REASON_CHARACTERS = 300
 
 
 class StartError(Exception):
@@ -88,9 +92,22 @@ async def agent(settings: AgentSettings) -> AsyncIterator[Running]:
             tls=tls,
         )
         by_sha = {one.model.sha256: one for one in found}
+
+        def changed() -> None:
+            _say_changes(link, cards, workers)
+            driver.flush()
+
         for card, engine in zip(cards, engines, strict=True):
             workers[card.card_id] = CardWorker(
-                card.card_id, card.device, engine, by_sha, link, pictures, driver.flush
+                card.card_id,
+                card.device,
+                engine,
+                by_sha,
+                link,
+                pictures,
+                driver.flush,
+                together=card.most_together,
+                changed=changed,
             )
         loops: list[Loop] = [
             ("link", driver.run()),
@@ -143,6 +160,12 @@ def _card(
         models=[one.model for one in found],
         samplers=described.samplers,
         engine=described.versions,
+        most_together=most_together(
+            described.device.device,
+            memory_free=described.device.memory_free,
+            cores=os.cpu_count() or 1,
+            largest_model=max((one.model.size for one in found), default=0),
+        ),
     )
 
 
@@ -158,7 +181,33 @@ def _readings(
         if card.device == "cpu":
             reading.memory_used = psutil.virtual_memory().used
         readings.append(reading)
-    return readings, [pb.CardMode(card_id=c.card_id, mode=pool_pb2.MODE_READY) for c in cards]
+    return readings, [_mode(workers[card.card_id]) for card in cards]
+
+
+def _mode(worker: CardWorker) -> pb.CardMode:
+    if worker.broken:
+        return pb.CardMode(
+            card_id=worker.card_id,
+            mode=pool_pb2.MODE_BROKEN,
+            reasons=[worker.broken[:_REASON_CHARACTERS]],
+        )
+    return pb.CardMode(card_id=worker.card_id, mode=pool_pb2.MODE_READY)
+
+
+def _say_changes(
+    link: AgentLink, cards: list[pool_pb2.CardInfo], workers: dict[str, CardWorker]
+) -> None:
+    """Tell the broker at once what became of the cards, and let the next Hello say it too."""
+    modes = [_mode(worker) for worker in workers.values()]
+    del link.identity.modes[:]
+    link.identity.modes.extend(modes)
+    for mode in modes:
+        link.mode_changed(mode)
+    before = [card.most_together for card in cards]
+    for card in cards:
+        card.most_together = workers[card.card_id].together
+    if before != [card.most_together for card in cards]:
+        link.cards_changed(cards)
 
 
 def _handle(event: Event, workers: dict[str, CardWorker], online: asyncio.Event) -> None:

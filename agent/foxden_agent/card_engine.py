@@ -1,4 +1,4 @@
-"""The engine of one card: there when it is needed, started again when it died."""
+"""The engine of one card: there when it is needed, replaced when it died or is of no use."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ import asyncio
 import logging
 import random
 import time
+from collections.abc import Callable
 
 from foxden_agent.backoff import delays
-from foxden_agent.engine_client import EngineFailed, EngineProcess
+from foxden_agent.engine_client import EngineFailed, EngineProcess, EngineRefused
+from foxden_agent.engine_health import EngineHealth
+from foxden_agent.models import DEMO_MODEL
 from foxden_proto.timers import Timers
-from foxden_proto.v1.engine_pb2 import EngineDescription
+from foxden_proto.v1.engine_pb2 import Batch, BatchItem, EngineDescription, ModelSource
+from foxden_proto.v1.generation_pb2 import ImageRequest
 
 log = logging.getLogger(__name__)
 
-_HEALTHY_SECONDS = 60.0  # an engine that lived this long may be replaced at once
+_LONGEST_PAUSE = 5.0  # before a new engine; starting one takes about as long
 
 
 class CardEngine:
@@ -23,20 +27,24 @@ class CardEngine:
     def __init__(self, device: str, timers: Timers) -> None:
         self.device = device
         self.description = EngineDescription()
+        self.broken = ""  # why nothing can be drawn here now; empty while something can
+        self.on_change: Callable[[], None] = lambda: None  # called when `broken` changes
         self._timers = timers
         self._process: EngineProcess | None = None
-        self._started = 0.0
-        self._pauses = delays(0.5, 60.0, random.Random())
+        self._forget()
 
     async def ready(self) -> EngineProcess:
         """A living engine that has described itself. Raises EngineFailed."""
         if self._process is not None and self._process.alive:
             return self._process
         await self.kill()
-        self._started = time.monotonic()
         process = await EngineProcess.start(self.device, timers=self._timers, low_priority=True)
         self._process = process
-        self.description = await process.describe()
+        try:
+            self.description = await process.describe()
+        except EngineFailed:
+            await self.kill()  # alive or not: one that cannot say what it is draws nothing
+            raise
         return process
 
     async def stop(self, item_id: str) -> None:
@@ -47,16 +55,90 @@ class CardEngine:
             except EngineFailed as error:
                 log.warning("the engine could not be told to stop: %s", error)
 
-    async def replace(self) -> None:
-        """Kill a dead, silent or useless engine; wait a moment where that happens often."""
+    def drew(self) -> None:
+        """A batch ended as it should."""
+        self._health.drew()
+
+    async def mend(self, error: EngineFailed) -> bool:
+        """Do what a failed call asks for: nothing, or another engine, after a pause.
+
+        Where several were lost in a short time, a test picture shows whether the card is broken;
+        then this says so in `broken` and lasts until one succeeds. True: the engine was replaced.
+        """
+        refused = error if isinstance(error, EngineRefused) else None
+        if refused is not None and self._process is not None:  # it lives, and has said so
+            if not (refused.unforeseen or refused.out_of_memory):
+                return False
+            if not self._health.answered_badly():
+                return False
+        log.error("the engine of %s is replaced: %s", self.device, error)
         await self.kill()
-        if time.monotonic() - self._started >= _HEALTHY_SECONDS:
-            self._pauses = delays(0.5, 60.0, random.Random())
+        if self._health.replaced(
+            time.monotonic(), counts=refused is None or not refused.out_of_memory
+        ):
+            await self._until_it_works()
         else:
             await asyncio.sleep(next(self._pauses))
+        return True
+
+    async def _until_it_works(self) -> None:
+        """Draw a test picture; where it fails say so, and try again with growing pauses."""
+        first, most = self._timers.engine_retry_first, self._timers.engine_retry_most
+        for pause in delays(first, most, random.Random()):
+            try:
+                await self._draw_test_picture()
+                break
+            except EngineFailed as error:
+                await self.kill()
+                why = f"its engine fails again and again, also at a test picture: {error}"
+                log.error("%s is broken, next try in %.1f s: %s", self.device, pause, why)
+                self._set_broken(why)
+                await asyncio.sleep(pause)
+        log.info("the engine of %s draws a test picture", self.device)
+        self._forget()
+        self._set_broken("")
+
+    async def _draw_test_picture(self) -> None:
+        """Raises EngineFailed where not even the demo model can be drawn with."""
+        engine = await self.ready()
+        try:
+            async for _ in engine.generate(test_picture()):
+                pass
+        except EngineRefused as error:
+            if error.unforeseen or error.out_of_memory:
+                raise
+            log.warning("the test picture went another way: %s", error)
+
+    def _set_broken(self, why: str) -> None:
+        if why != self.broken:
+            self.broken = why
+            self.on_change()
+
+    def _forget(self) -> None:
+        """Start counting afresh."""
+        self._health = EngineHealth(self._timers.engine_retry_most)
+        self._pauses = delays(0.5, _LONGEST_PAUSE, random.Random())
 
     async def kill(self) -> None:
         """Give the card's memory back at once."""
-        if self._process is not None:
-            process, self._process = self._process, None
+        if (process := self._process) is not None:
             await process.kill()
+            if self._process is process:  # kept until then: cancelled meanwhile, one kills again
+                self._process = None
+
+
+def test_picture() -> Batch:
+    """The smallest picture of the demo model, which every installation has."""
+    request = ImageRequest(
+        model=DEMO_MODEL.name,
+        prompt="a red cube",
+        steps=1,
+        sampler="Euler",
+        schedule="automatic",
+        guidance_scale=1.0,
+        width=64,
+        height=64,
+        seed=0,
+    )
+    source = ModelSource(name=DEMO_MODEL.name, path=str(DEMO_MODEL), family="sd1")
+    return Batch(model=source, items=[BatchItem(item_id="test picture", request=request)])

@@ -85,9 +85,26 @@ class EngineSilent(EngineFailed):
 class EngineRefused(EngineFailed):
     """The engine lives but won't or can't do it; `retryable` where another card or time may."""
 
-    def __init__(self, reason: str, *, retryable: bool) -> None:
-        self.reason, self.retryable = reason, retryable
+    def __init__(
+        self, reason: str, *, retryable: bool, code: grpc.StatusCode = grpc.StatusCode.INTERNAL
+    ) -> None:
+        self.reason, self.retryable, self.code = reason, retryable, code
         super().__init__(reason)
+
+    @property
+    def out_of_memory(self) -> bool:
+        return self.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+    @property
+    def unforeseen(self) -> bool:
+        """True where nobody planned for it: the engine may be past saving (a CUDA error sticks to
+        its process)."""
+        return self.code in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
+
+    @property
+    def about_the_model(self) -> bool:
+        """True where no image of this model can be drawn here."""
+        return self.code is grpc.StatusCode.FAILED_PRECONDITION
 
 
 class EngineProcess:
@@ -242,7 +259,8 @@ class EngineProcess:
         try:
             stdin.write(f"{secret}\n".encode())
             await stdin.drain()
-            line = (await asyncio.wait_for(stdout.readline(), _STARTED_WITHIN)).decode().strip()
+            async with asyncio.timeout(_STARTED_WITHIN):
+                line = (await stdout.readline()).decode().strip()
         except TimeoutError:
             raise EngineSilent(_STARTED_WITHIN, "starting") from None
         except (ConnectionError, ValueError):
@@ -251,7 +269,8 @@ class EngineProcess:
             # It is dying by itself. Killing it now could reap it before asyncio's watcher does,
             # and its exit code would be lost (asyncio then reports 255).
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(asyncio.shield(self._exited), 2.0)
+                async with asyncio.timeout(2.0):
+                    await asyncio.shield(self._exited)
             if self.alive:
                 self._process.kill()
             raise await self._death()
@@ -279,7 +298,10 @@ class EngineProcess:
     async def _patiently(self, answer: Awaitable[T], seconds: float, doing: str) -> T:
         """The answer, or which of the three errors it is that there is none."""
         try:
-            return await asyncio.wait_for(answer, seconds)
+            # Not wait_for: where the answer and a cancel come at one moment, Python 3.11's returns
+            # the answer and forgets the cancel, and an agent that shuts down waits for ever.
+            async with asyncio.timeout(seconds):
+                return await answer
         except TimeoutError:
             raise EngineSilent(seconds, doing) from None
         except grpc.aio.AioRpcError as error:
@@ -287,15 +309,17 @@ class EngineProcess:
         if code is grpc.StatusCode.UNAVAILABLE:
             # The connection broke: the process is ending. It is reaped within moments.
             raise await self._death()
-        raise EngineRefused(text, retryable=code in _RETRYABLE)
+        raise EngineRefused(text, retryable=code in _RETRYABLE, code=code)
 
     async def _death(self) -> EngineDied:
         try:
-            code = await asyncio.wait_for(asyncio.shield(self._exited), 5.0)
+            async with asyncio.timeout(5.0):
+                code = await asyncio.shield(self._exited)
         except TimeoutError:
             raise EngineSilent(5.0, "its connection is broken") from None
         with contextlib.suppress(TimeoutError):  # let the last words arrive
-            await asyncio.wait_for(asyncio.shield(self._readers[0]), 1.0)
+            async with asyncio.timeout(1.0):
+                await asyncio.shield(self._readers[0])
         return EngineDied(code, self._last_line)
 
     async def _forward(self, stream: asyncio.StreamReader, level: int) -> None:

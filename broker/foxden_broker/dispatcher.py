@@ -106,22 +106,11 @@ async def _hand_out(account: Account, gives: Sequence[Give]) -> None:
         pool.unreserve(job_id, index, waits=True)
         account.doubt(job_id, index)
     if failure is not None:
-        # Nothing was written. Put back without asking: a store that cannot write may not be able
-        # to answer either, and nobody would touch these images again.
-        for job_id, index in refused:
-            pool.unreserve(job_id, index, waits=not pool.jobs[job_id].cancelled)
         raise failure
     for give in gives:
         try:
             await _send(account, give, [granted[i].task.lease for i in give.images if i in granted])
         except StoreError as error:  # the others are leased by now and must be sent
-            failure = error
-    for job_id, index in refused:
-        try:
-            pool.unreserve(job_id, index, waits=await _still_waits(account, job_id, index))
-        except StoreError as error:
-            # Unknown: it is asked for again, and refused again if it is over.
-            pool.unreserve(job_id, index, waits=not pool.jobs[job_id].cancelled)
             failure = error
     if failure is not None:
         raise failure

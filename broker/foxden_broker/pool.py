@@ -19,6 +19,7 @@ from foxden_broker.retries import cards_failed_on
 from foxden_broker.scheduler.facts import CardFacts, Give, JobFacts, Kind, Need, Outcome
 from foxden_broker.scheduler.queue import State
 from foxden_broker.store.base import Job, Lease, Task
+from foxden_proto.batches import batch_key, most_images
 from foxden_proto.states import TASK_HELD, TaskEvent, TaskState
 from foxden_proto.v1 import pool_pb2
 from foxden_proto.v1.generation_pb2 import ImageRequest
@@ -67,7 +68,8 @@ class PoolCard:
         """Cards of one class, such as two RTX 4070, start from the same estimates."""
         info = self.info
         named = info.name.rpartition(" in ")[0] or info.name  # "RTX 4070 in kitchen-pc"
-        return CardFacts(info.card_id, f"{named} {info.device.partition(':')[0]}", info.memory_total)
+        named = f"{named} {info.device.partition(':')[0]}"
+        return CardFacts(info.card_id, named, info.memory_total, max(1, info.most_together))
 
 
 @dataclass
@@ -205,7 +207,8 @@ class Pool:
         return card is not None and offers(card.info, *kind.need)
 
     def _together(self, card_id: str, kind: Kind) -> int:
-        return 1
+        card = self.cards.get(card_id)
+        return most_images(card.info.most_together, kind.width, kind.height) if card else 1
 
     # Jobs
 
@@ -406,17 +409,7 @@ class Pool:
             self.scheduler.image_waits(job.job_id, index, now)
 
     def _kind(self, request: ImageRequest) -> Kind:
-        model = request.model_sha256
-        return Kind(
-            model,
-            request.width,
-            request.height,
-            request.steps,
-            request.sampler,
-            request.schedule,
-            request.guidance_scale,
-            self.catalogue().size(model),
-        )
+        return Kind(*batch_key(request), model_bytes=self.catalogue().size(request.model_sha256))
 
     def _close_if_over(self, job: OpenJob) -> None:
         if not job.waiting and not job.held:

@@ -30,6 +30,7 @@ FRAME_BYTES = 256 * KIB  # one link frame
 CARDS_PER_AGENT = 16
 MODELS_PER_AGENT = 500  # over all its cards: a hello is one frame
 HELD_LEASES = 256
+BATCH_IMAGES = 16  # images in one batch: more gain little and make the first wait for the last
 
 LINK_PROTOCOL = 1
 

@@ -19,6 +19,8 @@ class Timers:
     reconnect_first: float = 0.5  # pause before the first new dial; grows up to `reconnect_most`
     reconnect_most: float = 30.0
     engine_silent: float = 120.0  # without a sign of life in one stage: the engine is replaced
+    engine_retry_first: float = 5.0  # until a broken card's engine is tried again; the pause grows
+    engine_retry_most: float = 300.0  # up to this many
     load_budget: float = 300.0  # part of a lease's hard deadline, for loading a model
     transfer_stalled: float = 20.0  # without a byte of a picture or upload: it is broken off
     transfer: float = 600.0  # for a whole picture or upload, however slowly it comes

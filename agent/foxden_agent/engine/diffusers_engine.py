@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+import psutil
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -27,6 +28,7 @@ from foxden_agent.engine.samplers import (
     scheduler_options,
     schedules,
 )
+from foxden_proto.batches import batch_key
 from foxden_proto.v1.engine_pb2 import (
     Batch,
     Device,
@@ -41,7 +43,6 @@ from foxden_proto.v1.generation_pb2 import ImageRequest
 from foxden_proto.v1.pool_pb2 import Sampler
 
 PNG_LEVEL = 4
-_SHARED = ("steps", "sampler", "schedule", "guidance_scale", "width", "height")
 _COMPLETE = frozenset({"steps", "sampler", "guidance_scale", "width", "height", "seed"})
 
 
@@ -62,7 +63,7 @@ class DiffusersEngine:
             _describe_device(torch.device("cuda", n)) for n in range(torch.cuda.device_count())
         ]
         return EngineDescription(
-            device=_describe_device(self._device),
+            device=_describe_device(self._device, in_use=True),
             devices=devices,
             samplers=[Sampler(name=name, schedules=schedules(name)) for name in samplers()],
             versions=f"torch {torch.__version__.partition('+')[0]}, "
@@ -222,9 +223,10 @@ def _shared_request(batch: Batch) -> ImageRequest:
     first = batch.items[0].request
     if len({item.item_id for item in batch.items}) < len(batch.items):
         raise BadRequest("two items of the batch have the same id")
+    key = batch_key(first)
     for item in batch.items:
-        for name in _SHARED:
-            if getattr(item.request, name) != getattr(first, name):
+        for name, mine, other in zip(key._fields, key, batch_key(item.request), strict=True):
+            if mine != other:
                 raise BadRequest(f"the items of a batch must share {name}")
         missing = _COMPLETE - {field.name for field, _ in item.request.ListFields()}
         if missing:
@@ -232,13 +234,24 @@ def _shared_request(batch: Batch) -> ImageRequest:
     return first
 
 
-def _describe_device(device: torch.device) -> Device:
+def _describe_device(device: torch.device, *, in_use: bool = False) -> Device:
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
+        # Asking makes a context on the device (100 to 300 MB of it): only for the one in use.
+        free = torch.cuda.mem_get_info(device)[0] if in_use else 0
         return Device(
-            device=str(device), name=properties.name, memory_total=properties.total_memory
+            device=str(device),
+            name=properties.name,
+            memory_total=properties.total_memory,
+            memory_free=free,
         )
-    return Device(device="cpu", name=_processor_name(), memory_total=_ram_bytes())
+    memory = psutil.virtual_memory()
+    return Device(
+        device="cpu",
+        name=_processor_name(),
+        memory_total=memory.total,
+        memory_free=memory.available,
+    )
 
 
 def _processor_name() -> str:
@@ -249,9 +262,3 @@ def _processor_name() -> str:
     except OSError:
         pass  # not Linux
     return platform.processor() or platform.machine()
-
-
-def _ram_bytes() -> int:
-    import psutil
-
-    return int(psutil.virtual_memory().total)

@@ -26,7 +26,7 @@ from foxden_proto.v1 import generation_pb2 as foxden__proto_dot_v1_dot_generatio
 from foxden_proto.v1 import pool_pb2 as foxden__proto_dot_v1_dot_pool__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x66oxden_proto/v1/engine.proto\x12\tfoxden.v1\x1a foxden_proto/v1/generation.proto\x1a\x1a\x66oxden_proto/v1/pool.proto\"\x11\n\x0f\x44\x65scribeRequest\"<\n\x06\x44\x65vice\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x14\n\x0cmemory_total\x18\x03 \x01(\x03\"\x92\x01\n\x11\x45ngineDescription\x12!\n\x06\x64\x65vice\x18\x01 \x01(\x0b\x32\x11.foxden.v1.Device\x12\"\n\x07\x64\x65vices\x18\x02 \x03(\x0b\x32\x11.foxden.v1.Device\x12$\n\x08samplers\x18\x03 \x03(\x0b\x32\x12.foxden.v1.Sampler\x12\x10\n\x08versions\x18\x04 \x01(\t\"I\n\x0bModelSource\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x0c\n\x04path\x18\x03 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x04 \x01(\t\"4\n\x0bLoadRequest\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.foxden.v1.ModelSource\"/\n\x0cLoadResponse\x12\x0f\n\x07seconds\x18\x01 \x01(\x01\x12\x0e\n\x06memory\x18\x02 \x01(\x03\"S\n\x05\x42\x61tch\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.foxden.v1.ModelSource\x12#\n\x05items\x18\x02 \x03(\x0b\x32\x14.foxden.v1.BatchItem\"F\n\tBatchItem\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12(\n\x07request\x18\x02 \x01(\x0b\x32\x17.foxden.v1.ImageRequest\"\x1f\n\x0bStopRequest\x12\x10\n\x08item_ids\x18\x01 \x03(\t\"\x0e\n\x0cStopResponse\"\xc0\x01\n\x0b\x45ngineEvent\x12\'\n\x05stage\x18\x01 \x01(\x0b\x32\x16.foxden.v1.EngineStageH\x00\x12%\n\x04step\x18\x02 \x01(\x0b\x32\x15.foxden.v1.EngineStepH\x00\x12+\n\x07picture\x18\x03 \x01(\x0b\x32\x18.foxden.v1.EnginePictureH\x00\x12+\n\x07stopped\x18\x04 \x01(\x0b\x32\x18.foxden.v1.EngineStoppedH\x00\x42\x07\n\x05\x65vent\"\x1c\n\x0b\x45ngineStage\x12\r\n\x05stage\x18\x01 \x01(\t\")\n\nEngineStep\x12\x0c\n\x04step\x18\x01 \x01(\x05\x12\r\n\x05steps\x18\x02 \x01(\x05\"\x84\x01\n\rEnginePicture\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x0b\n\x03png\x18\x02 \x01(\x0c\x12\r\n\x05width\x18\x03 \x01(\x05\x12\x0e\n\x06height\x18\x04 \x01(\x05\x12\x0f\n\x07seconds\x18\x05 \x01(\x01\x12\x12\n\nbatch_size\x18\x06 \x01(\x05\x12\x11\n\tplacement\x18\x07 \x01(\t\" \n\rEngineStopped\x12\x0f\n\x07item_id\x18\x01 \x01(\t2\xf8\x01\n\x06\x45ngine\x12\x44\n\x08\x44\x65scribe\x12\x1a.foxden.v1.DescribeRequest\x1a\x1c.foxden.v1.EngineDescription\x12\x37\n\x04Load\x12\x16.foxden.v1.LoadRequest\x1a\x17.foxden.v1.LoadResponse\x12\x36\n\x08Generate\x12\x10.foxden.v1.Batch\x1a\x16.foxden.v1.EngineEvent0\x01\x12\x37\n\x04Stop\x12\x16.foxden.v1.StopRequest\x1a\x17.foxden.v1.StopResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x66oxden_proto/v1/engine.proto\x12\tfoxden.v1\x1a foxden_proto/v1/generation.proto\x1a\x1a\x66oxden_proto/v1/pool.proto\"\x11\n\x0f\x44\x65scribeRequest\"Q\n\x06\x44\x65vice\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x14\n\x0cmemory_total\x18\x03 \x01(\x03\x12\x13\n\x0bmemory_free\x18\x04 \x01(\x03\"\x92\x01\n\x11\x45ngineDescription\x12!\n\x06\x64\x65vice\x18\x01 \x01(\x0b\x32\x11.foxden.v1.Device\x12\"\n\x07\x64\x65vices\x18\x02 \x03(\x0b\x32\x11.foxden.v1.Device\x12$\n\x08samplers\x18\x03 \x03(\x0b\x32\x12.foxden.v1.Sampler\x12\x10\n\x08versions\x18\x04 \x01(\t\"I\n\x0bModelSource\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x0c\n\x04path\x18\x03 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x04 \x01(\t\"4\n\x0bLoadRequest\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.foxden.v1.ModelSource\"/\n\x0cLoadResponse\x12\x0f\n\x07seconds\x18\x01 \x01(\x01\x12\x0e\n\x06memory\x18\x02 \x01(\x03\"S\n\x05\x42\x61tch\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.foxden.v1.ModelSource\x12#\n\x05items\x18\x02 \x03(\x0b\x32\x14.foxden.v1.BatchItem\"F\n\tBatchItem\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12(\n\x07request\x18\x02 \x01(\x0b\x32\x17.foxden.v1.ImageRequest\"\x1f\n\x0bStopRequest\x12\x10\n\x08item_ids\x18\x01 \x03(\t\"\x0e\n\x0cStopResponse\"\xc0\x01\n\x0b\x45ngineEvent\x12\'\n\x05stage\x18\x01 \x01(\x0b\x32\x16.foxden.v1.EngineStageH\x00\x12%\n\x04step\x18\x02 \x01(\x0b\x32\x15.foxden.v1.EngineStepH\x00\x12+\n\x07picture\x18\x03 \x01(\x0b\x32\x18.foxden.v1.EnginePictureH\x00\x12+\n\x07stopped\x18\x04 \x01(\x0b\x32\x18.foxden.v1.EngineStoppedH\x00\x42\x07\n\x05\x65vent\"\x1c\n\x0b\x45ngineStage\x12\r\n\x05stage\x18\x01 \x01(\t\")\n\nEngineStep\x12\x0c\n\x04step\x18\x01 \x01(\x05\x12\r\n\x05steps\x18\x02 \x01(\x05\"\x84\x01\n\rEnginePicture\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x0b\n\x03png\x18\x02 \x01(\x0c\x12\r\n\x05width\x18\x03 \x01(\x05\x12\x0e\n\x06height\x18\x04 \x01(\x05\x12\x0f\n\x07seconds\x18\x05 \x01(\x01\x12\x12\n\nbatch_size\x18\x06 \x01(\x05\x12\x11\n\tplacement\x18\x07 \x01(\t\" \n\rEngineStopped\x12\x0f\n\x07item_id\x18\x01 \x01(\t2\xf8\x01\n\x06\x45ngine\x12\x44\n\x08\x44\x65scribe\x12\x1a.foxden.v1.DescribeRequest\x1a\x1c.foxden.v1.EngineDescription\x12\x37\n\x04Load\x12\x16.foxden.v1.LoadRequest\x1a\x17.foxden.v1.LoadResponse\x12\x36\n\x08Generate\x12\x10.foxden.v1.Batch\x1a\x16.foxden.v1.EngineEvent0\x01\x12\x37\n\x04Stop\x12\x16.foxden.v1.StopRequest\x1a\x17.foxden.v1.StopResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,33 +36,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DESCRIBEREQUEST']._serialized_start=105
   _globals['_DESCRIBEREQUEST']._serialized_end=122
   _globals['_DEVICE']._serialized_start=124
-  _globals['_DEVICE']._serialized_end=184
-  _globals['_ENGINEDESCRIPTION']._serialized_start=187
-  _globals['_ENGINEDESCRIPTION']._serialized_end=333
-  _globals['_MODELSOURCE']._serialized_start=335
-  _globals['_MODELSOURCE']._serialized_end=408
-  _globals['_LOADREQUEST']._serialized_start=410
-  _globals['_LOADREQUEST']._serialized_end=462
-  _globals['_LOADRESPONSE']._serialized_start=464
-  _globals['_LOADRESPONSE']._serialized_end=511
-  _globals['_BATCH']._serialized_start=513
-  _globals['_BATCH']._serialized_end=596
-  _globals['_BATCHITEM']._serialized_start=598
-  _globals['_BATCHITEM']._serialized_end=668
-  _globals['_STOPREQUEST']._serialized_start=670
-  _globals['_STOPREQUEST']._serialized_end=701
-  _globals['_STOPRESPONSE']._serialized_start=703
-  _globals['_STOPRESPONSE']._serialized_end=717
-  _globals['_ENGINEEVENT']._serialized_start=720
-  _globals['_ENGINEEVENT']._serialized_end=912
-  _globals['_ENGINESTAGE']._serialized_start=914
-  _globals['_ENGINESTAGE']._serialized_end=942
-  _globals['_ENGINESTEP']._serialized_start=944
-  _globals['_ENGINESTEP']._serialized_end=985
-  _globals['_ENGINEPICTURE']._serialized_start=988
-  _globals['_ENGINEPICTURE']._serialized_end=1120
-  _globals['_ENGINESTOPPED']._serialized_start=1122
-  _globals['_ENGINESTOPPED']._serialized_end=1154
-  _globals['_ENGINE']._serialized_start=1157
-  _globals['_ENGINE']._serialized_end=1405
+  _globals['_DEVICE']._serialized_end=205
+  _globals['_ENGINEDESCRIPTION']._serialized_start=208
+  _globals['_ENGINEDESCRIPTION']._serialized_end=354
+  _globals['_MODELSOURCE']._serialized_start=356
+  _globals['_MODELSOURCE']._serialized_end=429
+  _globals['_LOADREQUEST']._serialized_start=431
+  _globals['_LOADREQUEST']._serialized_end=483
+  _globals['_LOADRESPONSE']._serialized_start=485
+  _globals['_LOADRESPONSE']._serialized_end=532
+  _globals['_BATCH']._serialized_start=534
+  _globals['_BATCH']._serialized_end=617
+  _globals['_BATCHITEM']._serialized_start=619
+  _globals['_BATCHITEM']._serialized_end=689
+  _globals['_STOPREQUEST']._serialized_start=691
+  _globals['_STOPREQUEST']._serialized_end=722
+  _globals['_STOPRESPONSE']._serialized_start=724
+  _globals['_STOPRESPONSE']._serialized_end=738
+  _globals['_ENGINEEVENT']._serialized_start=741
+  _globals['_ENGINEEVENT']._serialized_end=933
+  _globals['_ENGINESTAGE']._serialized_start=935
+  _globals['_ENGINESTAGE']._serialized_end=963
+  _globals['_ENGINESTEP']._serialized_start=965
+  _globals['_ENGINESTEP']._serialized_end=1006
+  _globals['_ENGINEPICTURE']._serialized_start=1009
+  _globals['_ENGINEPICTURE']._serialized_end=1141
+  _globals['_ENGINESTOPPED']._serialized_start=1143
+  _globals['_ENGINESTOPPED']._serialized_end=1175
+  _globals['_ENGINE']._serialized_start=1178
+  _globals['_ENGINE']._serialized_end=1426
 # @@protoc_insertion_point(module_scope)

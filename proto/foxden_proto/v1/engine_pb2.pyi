@@ -44,22 +44,26 @@ class Device(_message.Message):
     DEVICE_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     MEMORY_TOTAL_FIELD_NUMBER: _builtins.int
+    MEMORY_FREE_FIELD_NUMBER: _builtins.int
     device: _builtins.str
     """"cpu", "cuda:0" """
     name: _builtins.str
     """"NVIDIA GeForce RTX 4070" or the processor's name"""
     memory_total: _builtins.int
     """bytes"""
+    memory_free: _builtins.int
+    """bytes that nobody used when it was asked"""
     def __init__(
         self,
         *,
         device: _builtins.str = ...,
         name: _builtins.str = ...,
         memory_total: _builtins.int = ...,
+        memory_free: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "memory_total", b"memory_total", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "memory_free", b"memory_free", "memory_total", b"memory_total", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -178,7 +182,7 @@ Global___LoadResponse: _TypeAlias = LoadResponse  # noqa: Y015
 
 @_typing.final
 class Batch(_message.Message):
-    """Items of one batch share the model, the size, the steps, the sampler and the guidance scale."""
+    """Items of one batch share what foxden_proto/batches.py calls their key; prompts and seeds differ."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

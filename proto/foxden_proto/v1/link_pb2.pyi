@@ -438,7 +438,9 @@ Global___HeartbeatSeen: _TypeAlias = HeartbeatSeen  # noqa: Y015
 
 @_typing.final
 class Assignment(_message.Message):
-    """Images that ride through one card together. They share everything but seed and index."""
+    """Images, of one job or of several, that ride through one card together: one batch. They share
+    what foxden_proto/batches.py calls their key.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

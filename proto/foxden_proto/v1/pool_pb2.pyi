@@ -192,6 +192,7 @@ class CardInfo(_message.Message):
     MODELS_FIELD_NUMBER: _builtins.int
     SAMPLERS_FIELD_NUMBER: _builtins.int
     ENGINE_FIELD_NUMBER: _builtins.int
+    MOST_TOGETHER_FIELD_NUMBER: _builtins.int
     card_id: _builtins.str
     """stable for this device on this machine, up to 64 characters"""
     name: _builtins.str
@@ -202,6 +203,10 @@ class CardInfo(_message.Message):
     """bytes: VRAM, or RAM for the CPU"""
     engine: _builtins.str
     """versions, e.g. "torch 2.13.0, diffusers 0.42.1" """
+    most_together: _builtins.int
+    """Images of 256 x 256 pixels that may ride through it in one batch, of other sizes in proportion
+    (foxden_proto/batches.py, most_images). 0: one image at a time, whatever its size.
+    """
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___Model]: ...
     @_builtins.property
@@ -218,10 +223,11 @@ class CardInfo(_message.Message):
         models: _abc.Iterable[Global___Model] | None = ...,
         samplers: _abc.Iterable[Global___Sampler] | None = ...,
         engine: _builtins.str = ...,
+        most_together: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["card_id", b"card_id", "device", b"device", "engine", b"engine", "memory_total", b"memory_total", "models", b"models", "name", b"name", "samplers", b"samplers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["card_id", b"card_id", "device", b"device", "engine", b"engine", "memory_total", b"memory_total", "models", b"models", "most_together", b"most_together", "name", b"name", "samplers", b"samplers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

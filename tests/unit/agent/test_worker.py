@@ -1,94 +1,342 @@
-"""What a card's worker does with its engine, whose far end is played here."""
+"""A card's worker with its real engine driver and its real link; the engine process itself and the
+broker's HTTP door are played here."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from foxden_agent.engine_client import EngineRefused
-from foxden_agent.models import LocalModel
+import fake_engine
+import pytest
+import pytest_asyncio
+
+from foxden_agent import app
+from foxden_agent.card_engine import CardEngine
 from foxden_agent.worker import CardWorker
-from foxden_proto.link import LeaseKey
+from foxden_proto.link import AgentLink, BrokerLink, LeaseKey
+from foxden_proto.timers import Timers
 from foxden_proto.v1 import link_pb2 as pb
-from foxden_proto.v1.engine_pb2 import Batch, EngineEvent, EnginePicture, EngineStage, EngineStopped
+from foxden_proto.v1 import pool_pb2
 from foxden_proto.v1.generation_pb2 import ImageRequest
-from foxden_proto.v1.pool_pb2 import Model
 
-
-class Engine:
-    """Refuses a batch while an earlier one is not drained, as the real one does."""
-
-    def __init__(self) -> None:
-        self.description = SimpleNamespace(versions="test")
-        self.busy = False
-        self.stopped: set[str] = set()
-        self.drawing = asyncio.Event()
-        self.told = asyncio.Event()
-
-    async def ready(self) -> Engine:
-        return self
-
-    async def stop(self, item_id: str) -> None:
-        self.stopped.add(item_id)
-        self.told.set()
-
-    async def kill(self) -> None: ...
-
-    async def generate(self, batch: Batch) -> AsyncIterator[EngineEvent]:
-        if self.busy:
-            raise EngineRefused("the engine is drawing another batch", retryable=True)
-        self.busy = True
-        yield EngineEvent(stage=EngineStage(stage="denoising"))
-        (item,) = batch.items
-        if item.request.prompt == "slow":
-            self.drawing.set()
-            await self.told.wait()
-        if item.item_id in self.stopped:
-            yield EngineEvent(stopped=EngineStopped(item_id=item.item_id))
-        else:
-            yield EngineEvent(picture=EnginePicture(item_id=item.item_id, png=b"png"))
-        self.busy = False
-
-
-class Link:
-    def __init__(self) -> None:
-        self.outcomes: asyncio.Queue[tuple[LeaseKey, Any]] = asyncio.Queue()
-
-    def outcome(self, key: LeaseKey, result: Any) -> None:
-        self.outcomes.put_nowait((key, result))
-
-    def __getattr__(self, name: str) -> Any:
-        return lambda *_: None
+DREAM = "d" * 64
+TIMERS = Timers(engine_retry_first=0.2, engine_retry_most=20.0)
 
 
 class Pictures:
+    """The broker's HTTP door."""
+
     async def put(self, *_: object, **__: object) -> Any:
         return SimpleNamespace(sha256="a" * 64, size=3, receipt="signed")
 
 
-def task(key: LeaseKey, prompt: str) -> pb.AssignedTask:
-    request = ImageRequest(prompt=prompt, model="dream", model_sha256="d" * 64)
-    return pb.AssignedTask(lease=key.message(), request=request)
+class Card:
+    """A worker that runs, and the broker's end of its link."""
+
+    def __init__(self, folder: Path, together: int) -> None:
+        now = time.monotonic()
+        self.folder = folder
+        self.frames: list[pb.AgentFrame] = []
+        self.ends: dict[LeaseKey, Any] = {}
+        self._news = asyncio.Event()
+        info = pool_pb2.CardInfo(card_id="card", device="cpu", most_together=together)
+        self._cards = [info]
+        hello = pb.Hello(protocol=1, agent_id="agent", agent_version="1", cards=self._cards)
+        self._agent, self._broker = AgentLink(TIMERS, hello, now), BrokerLink(TIMERS, now)
+        self._agent.opened(now)
+        self._broker.opened(now)
+        local: Any = SimpleNamespace(
+            model=pool_pb2.Model(name="dream", sha256=DREAM, family="sd15"), path="/models/dream"
+        )
+        pictures: Any = Pictures()
+        self.worker = CardWorker(
+            "card",
+            "cpu",
+            CardEngine("cpu", TIMERS),
+            {DREAM: local},
+            self._agent,
+            pictures,
+            self._flush,
+            together=together,
+            changed=self._say_changes,
+        )
+        self._flush()
+        self._broker.welcome("session", "account", [], [])
+        self._deliver()
+
+    def give(self, *prompts: str, job: str = "job", **fields: Any) -> list[LeaseKey]:
+        """One Assignment with an image for each prompt."""
+        keys = [LeaseKey(job, index, 1) for index in range(len(prompts))]
+        tasks = [
+            pb.AssignedTask(lease=key.message(), request=request(prompt, **fields))
+            for key, prompt in zip(keys, prompts, strict=True)
+        ]
+        self.assign(tasks)
+        return keys
+
+    def assign(self, tasks: list[pb.AssignedTask]) -> None:
+        self._broker.assign(pb.Assignment(card_id="card", tasks=tasks), time.monotonic())
+        self._deliver()
+
+    async def ended(self, *keys: LeaseKey) -> list[Any]:
+        """How these ended, once they all have."""
+        await self.until(lambda: set(keys) <= set(self.ends))
+        return [self.ends[key] for key in keys]
+
+    async def until(self, happened: Callable[[], bool]) -> None:
+        async with asyncio.timeout(20):
+            while not happened():
+                self._news.clear()
+                await self._news.wait()
+
+    def said(self, name: str) -> list[Any]:
+        return [getattr(f, name) for f in self.frames if f.WhichOneof("frame") == name]
+
+    @property
+    def drawn(self) -> list[list[str]]:
+        """The prompts of each batch that reached an engine."""
+        return [prompts for _, prompts in fake_engine.calls(self.folder)]
+
+    def _say_changes(self) -> None:
+        app._say_changes(self._agent, self._cards, {"card": self.worker})
+        self._flush()
+
+    @property
+    def modes(self) -> list[pool_pb2.Mode.ValueType]:
+        """What the card has said of itself, beside the heartbeats."""
+        return [said.mode.mode for said in self.said("mode_changed")]
+
+    def health(self, state: str) -> None:
+        (self.folder / "state").write_text(state)
+
+    def _flush(self) -> None:
+        for data in self._agent.outgoing():
+            self._broker.receive(data, time.monotonic())  # raises where it breaks a rule
+            frame = pb.AgentFrame.FromString(data)
+            self.frames.append(frame)
+            name = frame.WhichOneof("frame")
+            if name in ("finished", "failed", "released", "stopped"):
+                payload = getattr(frame, name)
+                assert LeaseKey.of(payload.lease) not in self.ends, "it ended twice"
+                self.ends[LeaseKey.of(payload.lease)] = payload
+        self._news.set()
+
+    def _deliver(self) -> None:
+        for data in self._broker.outgoing():
+            for event in self._agent.receive(data, time.monotonic()):
+                if isinstance(event, pb.Assignment):
+                    self.worker.assign(event)
+        self._flush()
 
 
-async def test_image_behind_a_stopped_one_is_not_refused_by_an_engine_that_drains() -> None:
-    engine, link = Engine(), Link()
-    local: Any = SimpleNamespace(
-        model=Model(name="dream", sha256="d" * 64, family="sd15"), path="/models/dream"
+def request(prompt: str, **fields: Any) -> ImageRequest:
+    return ImageRequest(
+        **{"model_sha256": DREAM, "width": 64, "height": 64} | fields, prompt=prompt
     )
-    models: dict[str, LocalModel] = {"d" * 64: local}
-    parts: tuple[Any, ...] = (engine, models, link, Pictures())
-    worker = CardWorker("card", "cpu", *parts, flush=lambda: None)
-    first, second = LeaseKey("job", 0, 1), LeaseKey("job", 1, 1)
-    worker.assign(pb.Assignment(tasks=[task(first, "slow"), task(second, "quick")]))
-    running = asyncio.create_task(worker.run())
-    async with asyncio.timeout(10):
-        await engine.drawing.wait()
-        worker.stop(first)
-        ends = dict([await link.outcomes.get(), await link.outcomes.get()])
+
+
+@pytest_asyncio.fixture
+async def card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Card]:
+    monkeypatch.setattr("sys.executable", str(fake_engine.install(tmp_path)))
+    made = Card(tmp_path, together=1)
+    running = asyncio.create_task(made.worker.run())
+    yield made
+    assert not running.done(), running.exception()
     running.cancel()
     await asyncio.wait([running])
-    assert isinstance(ends[first], pb.TaskStopped)
-    assert isinstance(ends[second], pb.TaskFinished)
+
+
+def kinds(ends: list[Any]) -> list[str]:
+    return [type(end).__name__ for end in ends]
+
+
+async def test_images_of_one_assignment_x_drawn_x_ride_in_one_batch(card: Card) -> None:
+    ends = await card.ended(*card.give("a cat", "a dog", "a cow"))
+    assert kinds(ends) == ["TaskFinished"] * 3
+    assert [end.picture.batch_size for end in ends] == [3, 3, 3]
+    assert card.drawn == [["a cat", "a dog", "a cow"]]
+    assert len(card.said("started")) == 3
+    assert [len(said.leases) for said in card.said("acknowledged")] == [3]
+
+
+async def test_images_of_two_jobs_x_in_one_assignment_x_ride_together(card: Card) -> None:
+    keys = [LeaseKey("mine", 4, 1), LeaseKey("yours", 0, 2)]
+    prompts = [("a cat", "blurry"), ("a dog", "")]
+    card.assign(
+        [
+            pb.AssignedTask(
+                lease=key.message(), request=request(prompt, negative_prompt=negative, seed=seed)
+            )
+            for seed, (key, (prompt, negative)) in enumerate(zip(keys, prompts, strict=True))
+        ]
+    )
+    assert kinds(await card.ended(*keys)) == ["TaskFinished"] * 2
+    assert card.drawn == [["a cat", "a dog"]]
+
+
+async def test_assignment_of_unlike_images_x_is_split_and_not_refused(card: Card) -> None:
+    keys = card.give("a cat", "a dog", job="small") + card.give("a cow", job="big", width=128)
+    lease = LeaseKey("mixed", 0, 1), LeaseKey("mixed", 1, 1), LeaseKey("mixed", 2, 1)
+    steps = (5, 9, 5)
+    card.assign(
+        [
+            pb.AssignedTask(lease=key.message(), request=request(f"of {n} steps", steps=n))
+            for key, n in zip(lease, steps, strict=True)
+        ]
+    )
+    assert kinds(await card.ended(*keys, *lease)) == ["TaskFinished"] * 6
+    assert card.drawn[2:] == [["of 5 steps", "of 5 steps"], ["of 9 steps"]]
+
+
+async def test_assignment_beyond_what_the_card_may_draw_x_is_cut(card: Card) -> None:
+    keys = card.give("a", "b", "c", width=256, height=256)
+    await card.ended(*keys)
+    assert card.drawn == [["a"], ["b"], ["c"]]
+
+
+async def test_one_of_a_running_batch_x_stopped_x_others_go_on(card: Card) -> None:
+    stopped, other, dropped = card.give("slow", "a dog", "slow")
+    await card.until(lambda: len(card.said("progress")) >= 3)
+    card.worker.stop(stopped)
+    card.worker.drop(dropped)
+    assert kinds(await card.ended(stopped, other)) == ["TaskStopped", "TaskFinished"]
+    assert len(card.drawn) == 1
+    assert dropped not in card.ends
+
+
+async def test_image_of_a_waiting_batch_x_stopped_x_ends_at_once_and_is_not_drawn(
+    card: Card,
+) -> None:
+    (running,) = card.give("slow", job="first")
+    waits, other = card.give("a cat", "a dog")
+    await card.until(lambda: bool(card.said("progress")))
+    card.worker.stop(waits)
+    assert kinds(await card.ended(waits)) == ["TaskStopped"]
+    card.worker.stop(running)
+    assert kinds(await card.ended(running, other)) == ["TaskStopped", "TaskFinished"]
+    assert card.drawn == [["slow"], ["a dog"]]
+
+
+async def test_batch_behind_a_stopped_one_x_is_not_refused_by_an_engine_that_drains(
+    card: Card,
+) -> None:
+    (first,) = card.give("slow", job="first")
+    (second,) = card.give("quick", job="second")
+    await card.until(lambda: bool(card.said("progress")))
+    card.worker.stop(first)
+    assert kinds(await card.ended(first, second)) == ["TaskStopped", "TaskFinished"]
+
+
+@pytest.mark.parametrize(("bad", "reason"), [("poison", "error of the fake"), ("deadly", "died")])
+async def test_one_bad_prompt_of_a_batch_x_fails_alone(card: Card, bad: str, reason: str) -> None:
+    keys = card.give("a cat", bad, "a dog")
+    ends = await card.ended(*keys)
+    assert kinds(ends) == ["TaskFinished", "TaskFailed", "TaskFinished"]
+    assert reason in ends[1].reason
+    assert ends[1].retryable
+    assert card.drawn == [["a cat", bad, "a dog"], ["a cat"], [bad], ["a dog"]]
+    assert not card.worker.broken
+
+
+async def test_image_stopped_x_while_its_failed_batch_is_drawn_apart_x_is_not_drawn(
+    card: Card,
+) -> None:
+    poison, slow, stopped = card.give("poison", "slow", "a dog")
+    await card.until(lambda: bool(card.said("progress")))  # "slow" alone, its second try
+    card.worker.stop(stopped)
+    assert kinds(await card.ended(poison, stopped)) == ["TaskFailed", "TaskStopped"]
+    card.worker.stop(slow)
+    await card.ended(slow)
+    assert card.drawn[1:] == [["poison"], ["slow"]]
+
+
+async def test_model_that_cannot_be_loaded_x_fails_its_batch_at_once(card: Card) -> None:
+    ends = await card.ended(*card.give("broken", "a cat"))
+    assert kinds(ends) == ["TaskFailed"] * 2
+    assert not ends[0].retryable
+    assert len(card.drawn) == 1
+
+
+async def test_batch_too_big_for_the_memory_x_is_drawn_apart_and_less_is_dared(card: Card) -> None:
+    ends = await card.ended(*card.give("big", "big", "big", "big", width=128, height=128))
+    assert kinds(ends) == ["TaskFinished"] * 4
+    assert [len(prompts) for prompts in card.drawn] == [4, 1, 1, 1, 1]
+    assert [info.most_together for said in card.said("cards_changed") for info in said.cards] == [0]
+    await card.ended(*card.give("a", "b", job="next"))
+    assert [len(prompts) for prompts in card.drawn[5:]] == [1, 1]
+
+
+async def test_out_of_memory_again_and_again_x_replaces_the_engine_but_condemns_no_card(
+    card: Card,
+) -> None:
+    for job in range(8):
+        (end,) = await card.ended(*card.give("huge", job=f"job{job}"))
+        assert isinstance(end, pb.TaskFailed)
+    assert len({pid for pid, _ in fake_engine.calls(card.folder)}) == 4
+    assert card.modes == []
+
+
+async def test_bad_prompts_again_and_again_x_condemn_no_card(card: Card) -> None:
+    for job in range(8):
+        await card.ended(*card.give("poison", job=f"job{job}"))
+    assert card.modes == []
+    assert ["a red cube"] in card.drawn  # the test picture told the prompts from the card
+    assert kinds(await card.ended(*card.give("a cat", job="last"))) == ["TaskFinished"]
+
+
+async def test_card_that_draws_nothing_any_more_x_is_broken_gives_back_and_mends(
+    card: Card,
+) -> None:
+    card.health("ill")
+    keys = [key for job in range(9) for key in card.give("a cat", job=f"job{job}")]
+    await card.until(lambda: bool(card.worker.broken))
+    ends = await card.ended(*keys)
+    assert kinds(ends[:6]) == ["TaskFailed"] * 6  # two each with three engines
+    assert kinds(ends[6:]) == ["TaskReleased"] * 3
+    assert "test picture" in card.worker.broken
+    assert card.modes[0] == pool_pb2.MODE_BROKEN
+    assert card.said("mode_changed")[0].mode.reasons == [card.worker.broken]
+    first_word = next(
+        f for f in card.frames if f.WhichOneof("frame") in ("mode_changed", "released")
+    )
+    assert first_word.WhichOneof("frame") == "mode_changed", "it would be given them again"
+    _, (in_heartbeat,) = app._readings(card._cards, {"card": card.worker})
+    assert in_heartbeat.mode == pool_pb2.MODE_BROKEN
+    before = len(card.drawn)
+    (late,) = await card.ended(*card.give("a cat", job="late"))
+    assert isinstance(late, pb.TaskReleased)
+    await asyncio.sleep(2)
+    assert 1 <= len(card.drawn) - before <= 8  # growing pauses, no hot loop
+    assert all(prompts == ["a red cube"] for prompts in card.drawn[before:])
+    card.health("well")
+    await card.until(lambda: not card.worker.broken)
+    assert card.modes[-1] == pool_pb2.MODE_READY
+    assert kinds(await card.ended(*card.give("a dog", job="then"))) == ["TaskFinished"]
+
+
+async def test_engine_that_cannot_start_x_is_no_failure_of_the_images(card: Card) -> None:
+    card.health("dead")
+    keys = card.give("a cat", "a dog")
+    ends = await card.ended(*keys)
+    assert kinds(ends) == ["TaskReleased"] * 2
+    assert "exit code 7" in ends[0].reason
+    assert not card.said("started")
+    card.health("well")
+    await card.until(lambda: not card.worker.broken)
+    assert kinds(await card.ended(*card.give("a cat", job="next"))) == ["TaskFinished"]
+
+
+async def test_progress_of_a_batch_x_is_no_more_frames_than_of_one_image(card: Card) -> None:
+    keys = card.give(*["slow"] * 8)
+    await card.until(lambda: bool(card.said("progress")))
+    began, before = time.monotonic(), len(card.said("progress"))
+    await asyncio.sleep(2)
+    frames = len(card.said("progress")) - before
+    assert 8 <= frames <= 10 * (time.monotonic() - began) + 8
+    for key in keys:
+        card.worker.stop(key)
+    await card.ended(*keys)

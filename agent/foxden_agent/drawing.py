@@ -1,0 +1,104 @@
+"""One batch on its way through the engine: which of its images are still in there, and what its
+events mean for each of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from foxden_agent.engine_client import EngineFailed, EngineProcess, EngineRefused
+from foxden_agent.models import LocalModel
+from foxden_proto.link import LeaseKey
+from foxden_proto.v1 import link_pb2 as pb
+from foxden_proto.v1.engine_pb2 import Batch, BatchItem, EnginePicture, EngineStep, ModelSource
+from foxden_proto.v1.generation_pb2 import ImageRequest
+
+# A batch tells its progress in one word per image, and a card's words together are no more than
+# ten a second: thirty cards talk to one broker.
+_PROGRESS_SECONDS = 0.1
+
+
+@dataclass(eq=False)
+class HeldImage:
+    """An image that a card holds, from assignment to outcome."""
+
+    key: LeaseKey
+    task: pb.AssignedTask
+    stopped: bool = False  # the client cancelled it, or it is another card's by now
+    png: EnginePicture | None = field(default=None, repr=False)
+
+    @property
+    def item_id(self) -> str:
+        return f"{self.key.job_id}/{self.key.index}/{self.key.lease_no}"
+
+    @property
+    def request(self) -> ImageRequest:
+        return self.task.request
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Who is told what happens to a batch's images."""
+
+    step: Callable[[Iterable[HeldImage], EngineStep], None]
+    picture: Callable[[HeldImage], None]  # it is in image.png
+    stopped: Callable[[HeldImage], None]
+    stop: Callable[[HeldImage], None]  # shall tell the engine to stop this one
+
+
+class Drawing:
+    """A batch in the engine. `images` are at least one and share their batch key."""
+
+    def __init__(self, images: Sequence[HeldImage], model: LocalModel) -> None:
+        self.images = images
+        self._model = model
+        self._inside = {image.item_id: image for image in images}
+        self._stage = ""
+        self._next_word = 0.0
+
+    def holds(self, image: HeldImage) -> bool:
+        """True until the engine has ended this image."""
+        return image.item_id in self._inside
+
+    def falls_apart(self, error: EngineFailed) -> bool:
+        """True where one of the images may be to blame, so that each deserves a try of its own.
+
+        A model that cannot be loaded is no image's fault, and would be as bad at the next try.
+        """
+        about_the_model = isinstance(error, EngineRefused) and error.about_the_model
+        return len(self.images) > 1 and not about_the_model and self._stage != "loading"
+
+    async def run(self, engine: EngineProcess, listener: Listener) -> None:
+        """Returns when the engine has ended the batch. Raises EngineFailed."""
+        source = ModelSource(
+            name=self._model.model.name,
+            sha256=self._model.model.sha256,
+            path=str(self._model.path),
+            family=self._model.model.family,
+        )
+        items = [BatchItem(item_id=image.item_id, request=image.request) for image in self.images]
+        async for event in engine.generate(Batch(model=source, items=items)):
+            match event.WhichOneof("event"):
+                case "stage":
+                    self._stage = event.stage.stage
+                case "step" if self._due(event.step):
+                    listener.step(self._inside.values(), event.step)
+                case "picture":
+                    if image := self._inside.pop(event.picture.item_id, None):
+                        image.png = event.picture
+                        listener.picture(image)
+                case "stopped":
+                    # Read on to the end: until then the engine refuses the next batch.
+                    if image := self._inside.pop(event.stopped.item_id, None):
+                        listener.stopped(image)
+            for image in self._inside.values():
+                if image.stopped:  # again: a word that came before the batch had begun was lost
+                    listener.stop(image)
+
+    def _due(self, step: EngineStep) -> bool:
+        now = time.monotonic()
+        if now < self._next_word and step.step < step.steps:
+            return False
+        self._next_word = now + _PROGRESS_SECONDS * len(self.images)
+        return True

@@ -1,0 +1,123 @@
+"""An engine without torch: the far end of the agent's tests. It speaks the Engine service over a
+real socket in a real process, and its prompts say how it is to behave:
+
+    "slow"     takes steps until it is told to stop
+    "poison"   ends the whole batch with INTERNAL, as an error inside torch does
+    "deadly"   the process is gone
+    "big"      out of memory where it does not ride alone
+    "huge"     out of memory in any case
+    "broken"   a model that cannot be loaded
+    else       a picture after two steps
+
+The folder FAKE_ENGINE names holds `state` (`well`; `ill`: INTERNAL to everything; `dead`: does not
+start) and `calls`, where each batch is written down as one line of JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+
+from foxden_proto.v1 import engine_pb2 as pb
+from foxden_proto.v1.engine_pb2_grpc import EngineServicer, add_EngineServicer_to_server
+
+STEP_SECONDS = 0.02
+
+
+def install(folder: Path) -> Path:
+    """A program to be started instead of Python (sys.executable); what it is to do is in
+    `folder`."""
+    folder.mkdir(exist_ok=True)
+    (folder / "state").write_text("well")
+    (folder / "calls").touch()
+    program = folder / "python"
+    program.write_text(
+        f"#!/bin/sh\nFAKE_ENGINE='{folder}' exec '{sys.executable}' '{__file__}' \"$@\"\n"
+    )
+    program.chmod(0o700)
+    return program
+
+
+def calls(folder: Path) -> list[tuple[int, list[str]]]:
+    """The process id and the prompts of each batch that an engine of this folder was given."""
+    lines = (folder / "calls").read_text().splitlines()
+    return [(pid, prompts) for pid, prompts in map(json.loads, lines)]
+
+
+class FakeEngine(EngineServicer):
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._stopped: set[str] = set()
+
+    def Describe(
+        self, request: pb.DescribeRequest, context: grpc.ServicerContext
+    ) -> pb.EngineDescription:
+        device = pb.Device(device="cpu", name="a fake", memory_total=1, memory_free=1)
+        return pb.EngineDescription(device=device, versions="fake 1")
+
+    def Stop(self, request: pb.StopRequest, context: grpc.ServicerContext) -> pb.StopResponse:
+        self._stopped.update(request.item_ids)
+        return pb.StopResponse()
+
+    def Generate(
+        self, request: pb.Batch, context: grpc.ServicerContext
+    ) -> Iterator[pb.EngineEvent]:
+        prompts = [item.request.prompt for item in request.items]
+        with (self._folder / "calls").open("a") as file:
+            file.write(json.dumps([os.getpid(), prompts]) + "\n")
+        if "broken" in prompts:
+            yield pb.EngineEvent(stage=pb.EngineStage(stage="loading"))
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, "it can't be loaded")
+        yield pb.EngineEvent(stage=pb.EngineStage(stage="sampling"))
+        if "deadly" in prompts:
+            os._exit(3)
+        if "poison" in prompts or (self._folder / "state").read_text() == "ill":
+            context.abort(grpc.StatusCode.INTERNAL, "an error of the fake")
+        if "huge" in prompts or ("big" in prompts and len(prompts) > 1):
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "out of memory")
+        left = {item.item_id: item for item in request.items}
+        step = 0
+        while step < 2 or any(item.request.prompt == "slow" for item in left.values()):
+            step += 1
+            yield pb.EngineEvent(step=pb.EngineStep(step=step, steps=1_000_000))
+            for item_id in self._stopped & set(left):
+                del left[item_id]
+                yield pb.EngineEvent(stopped=pb.EngineStopped(item_id=item_id))
+            time.sleep(STEP_SECONDS)
+        for item_id, item in left.items():
+            png = f"a picture of {item.request.prompt}, {os.getpid()}".encode()
+            picture = pb.EnginePicture(item_id=item_id, png=png, batch_size=len(prompts))
+            yield pb.EngineEvent(picture=picture)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("-m")
+    parser.add_argument("--device")
+    parser.add_argument("--socket")
+    parser.add_argument("--low-priority", action="store_true")
+    arguments = parser.parse_args()
+    folder = Path(os.environ["FAKE_ENGINE"])
+    sys.stdin.buffer.readline()
+    if (folder / "state").read_text() == "dead":
+        sys.exit(7)
+    server = grpc.server(ThreadPoolExecutor(4))
+    add_EngineServicer_to_server(FakeEngine(folder), server)
+    server.add_insecure_port(f"unix:{arguments.socket}")
+    server.start()
+    print(f"listening unix:{arguments.socket}", flush=True)
+    threading.Thread(target=lambda: (sys.stdin.buffer.read(), os._exit(0)), daemon=True).start()
+    server.wait_for_termination()
+
+
+if __name__ == "__main__":
+    main()
