@@ -25,6 +25,7 @@ from foxden_proto import logs
 from foxden_proto.problems import Problem
 from foxden_proto.states import TASK_ENDED, TASK_HELD, TaskEvent, TaskState
 from foxden_proto.timers import Timers
+from foxden_proto.v1.generation_pb2 import Queued
 from foxden_proto.v1.pool_pb2 import CardInfo
 
 log = logging.getLogger(__name__)
@@ -225,6 +226,10 @@ class Account:
         # What a waiting job waits for may be another thing now: its watchers look every second.
         self.hub.changed(self.hub.CARDS)
         self.wake.set()
+
+    def place(self, job: OpenJob) -> Queued:
+        """Where a job stands: what goes before it, and when it may be done."""
+        return Queued(waiting_for=self.waits_for(job))
 
     def capable_ids(self, job_id: str) -> set[str]:
         """Cards that could run this job and are online: the others a retry may go to."""

@@ -14,7 +14,6 @@ from foxden_broker.blobs import BlobMismatch, BlobMissing, BlobStalled, BlobTooB
 from foxden_broker.catalogue import resolve
 from foxden_broker.following import Follower
 from foxden_broker.inlining import whole
-from foxden_broker.pool import OpenJob
 from foxden_broker.problems import invalid, not_found, swept
 from foxden_broker.store.base import Job, NewJob, Submitted, Task, Upload
 from foxden_broker.tokens import random_id
@@ -279,19 +278,7 @@ def queued(account: Account, job: Job) -> gen.Queued:
     opened = account.pool.jobs.get(job.job_id)
     if opened is None:
         return gen.Queued()
-    position = account.pool.images_before(job.job_id)
-    place = gen.Queued(position=position, waiting_for=account.waits_for(opened))
-    if not place.waiting_for:
-        eta = _eta(account, opened, position)
-        if eta is not None:
-            place.eta_p50, place.eta_p90 = (round(seconds, 1) for seconds in eta)
-    return place
-
-
-def _eta(account: Account, job: OpenJob, before: int) -> tuple[float, float] | None:
-    cards = [c.info.card_id for c in account.pool.capable_cards(job.request) if c.works]
-    ahead = before + len(account.pool.held)  # as if the others' images were like this job's
-    return account.estimates.wait(cards, job.request, ahead + len(job.waiting))
+    return account.place(opened)
 
 
 async def upload(

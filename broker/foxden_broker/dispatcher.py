@@ -16,6 +16,7 @@ from foxden_broker.scheduler.facts import Action, Expire, Give, Image
 from foxden_broker.scheduler.planning import plan
 from foxden_broker.store.base import Assign, Change, StoreError
 from foxden_broker.uploads import upload_path
+from foxden_proto.batches import batches
 from foxden_proto.link import LeaseKey
 from foxden_proto.states import TaskEvent
 from foxden_proto.v1 import link_pb2 as pb
@@ -144,9 +145,12 @@ async def _send(account: Account, give: Give, leases: Sequence[LeaseKey]) -> Non
             why = "the link broke before it was sent"
             await account.end_lease(one.lease, TaskEvent.REFUSE, why)
         return
+    card = pool.cards[give.card_id].info
     tasks = [_task(account, one) for one in held]
-    assignment = pb.Assignment(card_id=give.card_id, tasks=tasks)
-    session.link.assign(assignment, time.monotonic())
+    # One batch, unless long prompts make the frame too big.
+    for part in batches(tasks, lambda task: task.request, card.most_together):
+        assignment = pb.Assignment(card_id=give.card_id, tasks=part)
+        session.link.assign(assignment, time.monotonic())
     for one in held:
         if pool.jobs[one.lease.job_id].cancelled:
             session.link.stop(one.lease)  # the cancel came while the lease was being written

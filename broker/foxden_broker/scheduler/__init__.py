@@ -58,10 +58,4 @@ none takes long; rounds may be put off for a few milliseconds to gather events.
                              state.use_allotments(allotments, now). May be left out.
     outlook.Outlook(state)   queue position and ETA of a job, see there.
     state.estimates.seconds  what a lease is expected to take (for its deadline).
-
-The old names below go when the broker no longer uses them.
 """
-
-from foxden_broker.scheduler.first import SLOTS, Give, OpenCard, WaitingJob, order, plan
-
-__all__ = ["SLOTS", "Give", "OpenCard", "WaitingJob", "order", "plan"]

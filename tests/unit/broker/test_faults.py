@@ -18,6 +18,7 @@ from foxden_broker.account import Account, now_ms
 from foxden_broker.blobs import FolderBlobs
 from foxden_broker.client_calls import Member
 from foxden_broker.grpc_api import GenerationService
+from foxden_broker.scheduler.facts import Give
 from foxden_broker.session import Session
 from foxden_broker.store.base import StorageFull, StoreError, Task
 from foxden_broker.store.sql_store import open_store
@@ -154,18 +155,19 @@ async def test_store_that_neither_leases_nor_answers_leaves_the_image_waiting(wo
 async def test_image_that_cannot_be_put_back_does_not_keep_others_from_being_sent(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await world.submit()
-    await world.submit()
+    jobs = [await world.submit(), await world.submit()]
     sent = []
 
-    async def send(account: Account, assign: Any, lease: LeaseKey) -> None:
-        sent.append(lease)
+    async def send(account: Account, give: Give, leases: list[LeaseKey]) -> None:
+        sent.append(leases)
         if len(sent) == 1:
             raise StorageFull("The disk is full.")
 
     monkeypatch.setattr(dispatcher, "_send", send)
+    card = world.card.card_id
+    gives = [Give(card, ((job, 0),), world.card.models[0].sha256) for job in jobs]
     with pytest.raises(StorageFull):
-        await dispatcher.dispatch(world.account)
+        await dispatcher._hand_out(world.account, gives)
     assert len(sent) == 2
 
 
@@ -273,23 +275,26 @@ async def test_failure_whose_answer_got_lost_is_tried_again(world: World) -> Non
     assert again.tasks[0].lease.lease_no == key.lease_no + 1
 
 
-async def test_expiry_whose_answer_got_lost_leaves_nothing_waiting(world: World) -> None:
+async def test_expiry_whose_answer_got_lost_leaves_nothing_waiting(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job_id = await world.submit(deadline=1.0)
-    world.account.pool.jobs[job_id].deadline_ms = 1
+    for clock in ("monotonic", "time"):
+        moment = getattr(time, clock)() + 1.1
+        monkeypatch.setattr(time, clock, lambda moment=moment: moment)
     world.store.unheard = {"end_queued"}
     with pytest.raises(StoreError):
-        await keeper.look(world.account)
-    await keeper.look(world.account)
+        await dispatcher.dispatch(world.account)
     await dispatcher.dispatch(world.account)
     assert job_id not in world.account.pool.jobs
     assert (await world.task(job_id)).state is TaskState.EXPIRED
 
 
 async def test_model_whose_filling_in_was_not_heard_is_known(world: World) -> None:
-    cards = world.account.pool.cards.copy()
-    world.account.pool.cards.clear()
+    (card,) = world.account.pool.cards.values()
+    world.account.pool.forget_card(card.info.card_id)
     job_id = await world.submit()
-    world.account.pool.cards.update(cards)
+    world.account.pool.put_card(card)
     world.store.unheard = {"resolve"}
     with pytest.raises(StoreError):
         await world.account.resolve_waiting()
@@ -333,7 +338,7 @@ async def test_client_that_hangs_up_while_its_job_is_written_leaves_a_job_that_r
     async def enter(*_: object) -> tuple[Account, Member]:
         return world.account, MEMBER
 
-    door: Any = SimpleNamespace(enter=enter)
+    door: Any = SimpleNamespace(enter=enter, metrics=world.account.metrics)
     pause = world.store.after["submit"] = Pause()
     request = gen.SubmitRequest(request=gen.ImageRequest(prompt="a red cube"), idempotency_key="k")
     context: Any = None
