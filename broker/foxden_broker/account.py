@@ -18,6 +18,7 @@ from foxden_broker.pool import Held, OpenJob, Pool, PoolCard
 from foxden_broker.quotas import Defaults, day_of, refusal, room
 from foxden_broker.retries import after_loss
 from foxden_broker.scheduler import backlog
+from foxden_broker.scheduler.outlook import Outlook
 from foxden_broker.session import Session
 from foxden_broker.store.base import Change, Decide, Lease, Quota, Store
 from foxden_broker.uploads import Signer
@@ -60,6 +61,7 @@ class Account:
 
     def __post_init__(self) -> None:
         self.pool = Pool(self.account_id)
+        self._outlook = Outlook(self.pool.scheduler)
 
     async def load(self) -> None:
         """Fill the mirror from the store. Agents that held images when the broker stopped have
@@ -229,7 +231,12 @@ class Account:
 
     def place(self, job: OpenJob) -> Queued:
         """Where a job stands: what goes before it, and when it may be done."""
-        return Queued(waiting_for=self.waits_for(job))
+        told = Queued(waiting_for=self.waits_for(job))
+        place = self._outlook.place(job.job_id, time.monotonic())
+        told.position = place.position
+        if not told.waiting_for and place.p50 is not None and place.p90 is not None:
+            told.eta_p50, told.eta_p90 = round(place.p50, 1), round(place.p90, 1)
+        return told
 
     def capable_ids(self, job_id: str) -> set[str]:
         """Cards that could run this job and are online: the others a retry may go to."""

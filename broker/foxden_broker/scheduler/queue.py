@@ -55,6 +55,7 @@ class State:
         self.holders: dict[Image, str] = {}  # card_id of every image that is held
         self.allotments: dict[str, dict[str, int]] = {}  # images by card_id and model
         self.allotted_at = -math.inf
+        self.allotted = 0  # images that are still allotted
         self.asked_at = -math.inf  # when the linear programme was asked for last
         self.overdue_credit = 1.0
         self._together = together
@@ -103,7 +104,8 @@ class State:
         job = self.jobs.get(job_id)
         if job is not None:
             self._leave(job, index)
-            self._close_if_over(job)
+            job.said = None  # how long it took says nothing about forecasts any more
+            self._close_if_over(job, now)
 
     def job_cancelled(self, job_id: str, now: float) -> None:
         """Nothing of it waits any more; what cards hold ends by itself."""
@@ -111,7 +113,8 @@ class State:
         if job is not None:
             for index in list(job.waiting):
                 self._leave(job, index)
-            self._close_if_over(job)
+            job.said = None
+            self._close_if_over(job, now)
 
     # Cards
 
@@ -186,7 +189,7 @@ class State:
             batch.charges[image] = (job.facts.member, job.priority, share)
             self.fairness.charge((job.priority, job.facts.member), share)
             self._leave(job, image[1])
-            job.held += 1
+            job.held.add(image[1])
             self.holders[image] = give.card_id
         late = images[0][0].overdue_at <= now
         credit = self.overdue_credit + (-1.0 if late else self.settings.overdue_share)
@@ -194,6 +197,7 @@ class State:
         allotted = self.allotments.get(give.card_id)
         if allotted is not None and kind.model in allotted:
             allotted[kind.model] -= len(images)
+            self.allotted -= len(images)
             if allotted[kind.model] <= 0:
                 del allotted[kind.model]
         if switching:
@@ -215,7 +219,7 @@ class State:
         run = self.estimates.seconds(card.facts, kind)
         image = (job_id, index)
         self._leave(job, index)
-        job.held += 1
+        job.held.add(index)
         self.holders[image] = card_id
         found = next((batch for batch in card.held if batch.kind == kind), None)
         if found is None:
@@ -285,7 +289,17 @@ class State:
             card_id: {model: count for model, count in models.items() if count > 0}
             for card_id, models in allotments.items()
         }
+        self.allotted = sum(sum(models.values()) for models in self.allotments.values())
         self.allotted_at = now
+
+    def wants_allotments(self, now: float, backlog: float) -> bool:
+        """Whether it is time to ask the linear programme (again). Not as long as what it said
+        covers most of the queue: every answer is another one, and costs switches."""
+        settings = self.settings
+        if backlog <= settings.deep_after or now - self.asked_at < settings.deep_every:
+            return False
+        covered = self.allotted >= settings.deep_covered * self.lines.images
+        return not covered or now - self.allotted_at > settings.deep_stale
 
     # What a plan asks
 
@@ -369,9 +383,11 @@ class State:
             if now_in not in self.lines.by_member:
                 self.fairness.rests(now_in)
 
-    def _close_if_over(self, job: Job) -> None:
-        if not job.waiting and not job.held:
-            self.jobs.pop(job.facts.job_id, None)
+    def _close_if_over(self, job: Job, now: float) -> None:
+        if not job.waiting and not job.held and self.jobs.pop(job.facts.job_id, None) is not None:
+            if job.said is not None:
+                when, seconds, sort = job.said
+                self.errors.take(sort, seconds, now - when)
             own = (job.facts.priority, job.facts.member)
             if (ahead := self.ahead.get(own)) is not None:
                 ahead.remove(job.facts.job_id)
@@ -398,10 +414,12 @@ class State:
             if not batch.images:
                 self._batch_over(card, batch, now)
         if job is not None:
-            job.held -= 1
+            job.held.discard(index)
             if waits:
                 self.image_waits(job_id, index, now)
-            self._close_if_over(job)
+            elif outcome is not Outcome.DONE:
+                job.said = None
+            self._close_if_over(job, now)
 
     def _settle(self, batch: Batch, image: Image, now: float, outcome: Outcome | None) -> None:
         """Correct what the member was charged to what the card really spent."""

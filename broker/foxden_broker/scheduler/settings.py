@@ -17,14 +17,22 @@ class Settings:
     most_gives: int = 64  # batches a round hands out; more are left to the next, at once
     most_expired: int = 256  # images a round expires
     # Set-up is weighed with 1 + min(most, backlog / scale): a deep queue is no time for switches.
-    setup_weight_most: float = 2.0
+    setup_weight_most: float = 1.0
     setup_weight_scale: float = 10.0
     hot_after: float = 6.0  # of backlog: cards go on with the model they hold
+    # An image that waits longer than patience + share x backlog is placed before cards go on.
+    patience: float = 30.0
+    patience_share: float = 0.5
+    # An open card is taken instead of a better one that is busy yet, if the image ends later by no
+    # more than this share of its drawing; what is urgent adds a share of the time it has waited.
+    near: float = 0.1
+    near_age: float = 0.25
     keep_loads: float = 2.0  # a card keeps a model for this many load times while it is wanted
     deep_after: float = 45.0  # of backlog: the linear programme plans
-    deep_until: float = 12.0  # of backlog: it plans no longer
-    deep_every: float = 20.0  # between two of its plans
-    deep_stale: float = 90.0  # a plan older than this counts no more
+    deep_until: float = 20.0  # of backlog: it plans no longer
+    deep_every: float = 20.0  # between two of its plans, at least
+    deep_covered: float = 0.6  # share of what waits that a plan covers as long as it is good
+    deep_stale: float = 600.0  # a plan older than this counts no more
     stage_lead: float = 2.0  # before a card's batch is expected to end, the next one is staged
     stage_share: float = 0.15  # or this share of the batch, if that is longer
     batch_seconds: float = 30.0  # a batch of several images lasts no longer than this
