@@ -150,8 +150,7 @@ class PostgresDatabase:
             with self._engine.connect() as conn:
                 conn.execute(text("SET statement_timeout = 0"))
                 conn.execute(text("SET idle_in_transaction_session_timeout = 0"))
-                conn.execute(select(func.pg_advisory_lock(_MIGRATION_LOCK)))
-                conn.commit()
+                _take_turn(conn)
                 try:
                     _migrate_patiently(conn, migrate)
                 finally:
@@ -189,6 +188,16 @@ def _once(
                     raise _InDoubt(result) from error
                 raise
         return result
+
+
+def _take_turn(conn: Connection) -> None:
+    """Asks again and again instead of waiting inside of a statement: an index that is built
+    CONCURRENTLY waits for every older statement to end, and so the two would wait for each other.
+    """
+    while not conn.execute(select(func.pg_try_advisory_lock(_MIGRATION_LOCK))).scalar():
+        conn.commit()
+        time.sleep(random.uniform(0.05, 0.2))
+    conn.commit()
 
 
 def _migrate_patiently(conn: Connection, migrate: Callable[[Connection], None]) -> None:
