@@ -33,7 +33,8 @@ from foxden_broker.store.base import (
     Submitted,
     Task,
 )
-from foxden_broker.store.changes import Move, apply, lock_jobs, write_heads
+from foxden_broker.store.change_rows import Move
+from foxden_broker.store.changes import apply, lock_jobs, write_heads
 from foxden_broker.store.database import execute_all, upsert
 from foxden_broker.store.rows import (
     JOB_COLUMNS,
