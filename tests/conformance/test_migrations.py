@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
@@ -190,15 +189,12 @@ def _mine(table: Table) -> Any:
 
 @pytest.fixture
 def old_postgres(cluster: Any) -> Iterator[tuple[str, Engine, MetaData]]:
-    with psycopg.connect(cluster.dsn, autocommit=True) as conn:
-        conn.execute("CREATE DATABASE old")
-        url = cluster.url("old")
-        with plain_engine(url) as engine:
-            tables = old_database(engine)
-            with engine.begin() as old:
-                write(old, tables, old_others())
-            yield url, engine, tables
-        conn.execute("DROP DATABASE old WITH (FORCE)")
+    url = cluster.new_database()
+    with plain_engine(url) as engine:
+        tables = old_database(engine)
+        with engine.begin() as old:
+            write(old, tables, old_others())
+        yield url, engine, tables
 
 
 def wait_for(happened: Callable[[], bool]) -> None:

@@ -26,7 +26,6 @@ from foxden_proto.states import JobState, TaskEvent, TaskState
 World = Any  # of conftest.py
 NewUrl = Callable[[], str]
 E, T, J = TaskEvent, TaskState, JobState
-OTHERS = "application_name = 'foxden-broker' AND pid <> pg_backend_pid()"
 
 
 @pytest_asyncio.fixture
@@ -40,12 +39,6 @@ async def store(postgresql_url: NewUrl) -> AsyncIterator[Store]:
 @pytest.fixture
 def world(store: Store, new_world: Callable[[Store], World]) -> World:
     return new_world(store)
-
-
-def end_backends(cluster: Cluster) -> int:
-    with psycopg.connect(cluster.dsn, autocommit=True) as conn:
-        ended = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {OTHERS}"
-        return len(conn.execute(ended.encode()).fetchall())
 
 
 async def test_every_connection_has_its_limits(postgresql_url: NewUrl) -> None:
@@ -84,7 +77,7 @@ async def test_snapshot_says_what_to_do_instead(store: Store, tmp_path: Path) ->
 async def test_broken_idle_connections_are_replaced(world: World, cluster: Cluster) -> None:
     for _ in range(3):
         await asyncio.gather(*(world.store.accounts() for _ in range(8)))
-        assert end_backends(cluster) >= 1
+        assert cluster.terminate_backends() >= 1
         assert await world.store.accounts() == ("den",)
         await world.queued()
 
@@ -243,7 +236,7 @@ async def test_backends_ended_at_random_points_lose_nothing_and_repeat_nothing(
     ended = 0
     while not working.done():
         await asyncio.sleep(dice.uniform(0.0, 0.1))
-        ended += await asyncio.to_thread(end_backends, cluster)
+        ended += await asyncio.to_thread(cluster.terminate_backends)
     await working
     assert ended > 4, f"seed {seed}"
     assert len(told) == 60, f"seed {seed}: all were told in spite of it"
