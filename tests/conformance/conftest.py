@@ -61,24 +61,40 @@ def sqlite_url() -> Iterator[NewUrl]:
 
 
 @pytest.fixture(scope="session")
-def postgresql_url() -> Iterator[NewUrl]:
+def cluster() -> Iterator[Cluster]:
     pytest.importorskip("psycopg")
     try:
-        # Nothing here dies in the middle: what a crash would lose need not be written at once.
-        cluster = Cluster(synchronous_commit="off")
+        # These tests end the server only cleanly.
+        running = Cluster(synchronous_commit="off")
     except Unavailable as why:
         pytest.skip(str(why))
+    try:
+        yield running
+    finally:
+        running.close()
+
+
+@pytest.fixture(scope="session")
+def postgresql_url(cluster: Cluster) -> NewUrl:
+    url = cluster.url()
     tables = ", ".join(metadata.tables)
+    _migrate(url)
 
     def make() -> str:  # emptied, not created: a new database costs ten times as much
         cluster.execute(f"TRUNCATE {tables}")
-        return cluster.url()
+        return url
 
-    try:
-        _migrate(cluster.url())
-        yield make
-    finally:
-        cluster.close()
+    return make
+
+
+@pytest.fixture
+def empty_url(request: pytest.FixtureRequest, new_url: NewUrl, tmp_path: Path) -> Iterator[str]:
+    """A database of its own, without tables, on the engine of `new_url`."""
+    if "sqlite" in request.node.callspec.id:
+        yield str(tmp_path / "empty.db")
+        return
+    cluster: Cluster = request.getfixturevalue("cluster")
+    yield cluster.new_database()
 
 
 def _migrate(url: str) -> None:
@@ -161,3 +177,9 @@ async def world(new_url: NewUrl) -> AsyncIterator[World]:
         yield World(store)
     finally:
         await store.close()
+
+
+@pytest.fixture
+def new_world() -> Callable[[Store], World]:
+    """For tests that open stores of their own."""
+    return World

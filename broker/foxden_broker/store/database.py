@@ -10,6 +10,7 @@ No other file asks which engine it talks to. `open_database` picks one by URL:
 from __future__ import annotations
 
 import errno
+import re
 import sqlite3
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -79,21 +80,43 @@ Write = tuple[Executable, Sequence[dict[str, Any]]]  # a statement, and its rows
 
 
 def execute_all(conn: Connection, writes: Sequence[Write]) -> list[int]:
-    """Run statements that return nothing, in order; how many rows each of them touched.
+    """Run statements that return nothing; how many rows each of them touched. No two of them
+    touch the same row.
 
-    PostgreSQL gets all of them at once (pipeline mode): waiting for each answer before the next
-    one is sent costs more than the statements do.
+    PostgreSQL gets all of them at once, as one statement where each has one row of values, and
+    else in pipeline mode: waiting for each answer before the next one is sent costs more than
+    the statements do.
     """
     writes = [write for write in writes if write[1]]
-    if conn.dialect.name == "sqlite":
+    if conn.dialect.name == "sqlite" or not writes:
         return [conn.execute(statement, rows).rowcount for statement, rows in writes]
     raw: Any = conn.connection.driver_connection
+    if all(len(rows) == 1 for _, rows in writes):
+        one, constants = _as_one(tuple(statement for statement, _ in writes), conn.dialect)
+        values = {
+            f"w{n}_{name}": v for n, (_, (row,)) in enumerate(writes) for name, v in row.items()
+        }
+        return list(raw.execute(one, constants | values).fetchone())
     sent: list[list[Any]] = []
     with raw.pipeline():
         for statement, rows in writes:
             sql, own = _compiled(statement, conn.dialect)
             sent.append([raw.execute(sql, own | row) for row in rows])
     return [sum(cursor.rowcount for cursor in cursors) for cursors in sent]
+
+
+@lru_cache(maxsize=64)
+def _as_one(statements: tuple[Any, ...], dialect: Dialect) -> tuple[str, dict[str, Any]]:
+    """Statements as one that answers with the number of rows of each, and its constants."""
+    parts, counts = [], []
+    constants: dict[str, Any] = {}
+    for n, statement in enumerate(statements):
+        sql, own = _compiled(statement, dialect)
+        sql = re.sub(r"%\((\w+)\)s", rf"%(w{n}_\1)s", sql)
+        parts.append(f"w{n} AS ({sql} RETURNING 1)")
+        counts.append(f"(SELECT count(*) FROM w{n})")  # noqa: S608  names of ours only
+        constants |= {f"w{n}_{name}": value for name, value in own.items()}
+    return f"WITH {', '.join(parts)} SELECT {', '.join(counts)}", constants
 
 
 @lru_cache(maxsize=64)

@@ -33,7 +33,8 @@ from foxden_broker.store.base import (
     Submitted,
     Task,
 )
-from foxden_broker.store.changes import Move, apply, lock_jobs, write_heads
+from foxden_broker.store.change_rows import Move
+from foxden_broker.store.changes import apply, lock_jobs, write_heads
 from foxden_broker.store.database import execute_all, upsert
 from foxden_broker.store.rows import (
     JOB_COLUMNS,
@@ -53,7 +54,7 @@ _END_QUEUED = frozenset({TaskEvent.EXPIRE, TaskEvent.GIVE_UP, TaskEvent.CANCEL})
 
 
 def submit(conn: Connection, new: NewJob, key_window_ms: int) -> Submitted:
-    if new.idempotency_key and not _claim(conn, new, key_window_ms):
+    if new.idempotency_key and not _claim(conn, new, new.created_ms - key_window_ms):
         used = job_key.c
         job_id, digest = conn.execute(
             select(used.job_id, used.request_digest).where(
@@ -67,7 +68,7 @@ def submit(conn: Connection, new: NewJob, key_window_ms: int) -> Submitted:
             same = bytes(digest) == new.request_digest
             return Submitted(earlier, repeated=same, conflict=not same)
         # The job was forgotten before its key: only with a history shorter than the window.
-        conn.execute(_TAKE_KEY, _key_row(new))
+        _claim(conn, new, new.created_ms)
     if new.uploads:
         uploads.touch(conn, new.account_id, new.uploads, new.created_ms)
     stored = Job(
@@ -139,31 +140,17 @@ def _claiming(dialect: str) -> Any:
     ).returning(job_key.c.job_id)
 
 
-def _claim(conn: Connection, new: NewJob, key_window_ms: int) -> bool:
-    row = _key_row(new) | {"too_old_ms": new.created_ms - key_window_ms}
-    return conn.execute(_claiming(conn.dialect.name), row).first() is not None
-
-
-def _key_row(new: NewJob) -> dict[str, Any]:
-    return {
+def _claim(conn: Connection, new: NewJob, too_old_ms: int) -> bool:
+    row = {
         "account_id": new.account_id,
         "member": new.member,
         "key": new.idempotency_key,
         "job_id": new.job_id,
         "request_digest": new.request_digest,
         "created_ms": new.created_ms,
+        "too_old_ms": too_old_ms,
     }
-
-
-_TAKE_KEY = (
-    update(job_key)
-    .where(
-        job_key.c.account_id == bindparam("account_id"),
-        job_key.c.member == bindparam("member"),
-        job_key.c.key == bindparam("key"),
-    )
-    .values({name: bindparam(name) for name in ("job_id", "request_digest", "created_ms")})
-)
+    return conn.execute(_claiming(conn.dialect.name), row).first() is not None
 
 
 def _fresh(job_id: str, index: int) -> Task:

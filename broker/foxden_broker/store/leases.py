@@ -9,7 +9,8 @@ from sqlalchemy import Connection, select
 
 from foxden_broker.store import history
 from foxden_broker.store.base import Assign, Change, Decide, Job, Lease, Picture, Task
-from foxden_broker.store.changes import JobHead, Move, apply, lock_jobs, lock_task
+from foxden_broker.store.change_rows import JobHead, Move
+from foxden_broker.store.changes import apply, lock_jobs, lock_task
 from foxden_broker.store.replicas import check_epoch
 from foxden_broker.store.rows import (
     JOB_COLUMNS,

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, exc, func, select, text
+from sqlalchemy import Connection, Engine, create_engine, event, exc, func, select, text
 from sqlalchemy.engine import URL
 
 from foxden_broker.store.base import StoreError
@@ -74,14 +74,14 @@ class PostgresDatabase:
             self._engine = create_engine(
                 url, pool_size=THREADS, max_overflow=0, connect_args=set_here
             )
+            self._reading = create_engine(
+                url, pool_size=THREADS, max_overflow=0, connect_args=set_here
+            )
         except ModuleNotFoundError as error:
             raise StoreError(
                 "PostgreSQL needs the driver psycopg: pip install 'psycopg[binary]'."
             ) from error
-        # One snapshot for all statements of a read; costs no round trip of its own.
-        self._reading = self._engine.execution_options(
-            isolation_level="REPEATABLE READ", postgresql_readonly=True
-        )
+        event.listen(self._reading, "connect", _only_reads)
         self._threads = ThreadPoolExecutor(THREADS, "foxden-db")
         self._closing = threading.Event()
         try:
@@ -150,8 +150,7 @@ class PostgresDatabase:
             with self._engine.connect() as conn:
                 conn.execute(text("SET statement_timeout = 0"))
                 conn.execute(text("SET idle_in_transaction_session_timeout = 0"))
-                conn.execute(select(func.pg_advisory_lock(_MIGRATION_LOCK)))
-                conn.commit()
+                _take_turn(conn)
                 try:
                     _migrate_patiently(conn, migrate)
                 finally:
@@ -165,6 +164,15 @@ class PostgresDatabase:
         self._closing.set()
         self._threads.shutdown()
         self._engine.dispose()
+        self._reading.dispose()
+
+
+def _only_reads(raw: Any, _record: Any) -> None:
+    """One snapshot for all statements of a transaction. Told with its BEGIN, at no cost."""
+    from psycopg import IsolationLevel
+
+    raw.isolation_level = IsolationLevel.REPEATABLE_READ
+    raw.read_only = True
 
 
 def _once(
@@ -189,6 +197,16 @@ def _once(
                     raise _InDoubt(result) from error
                 raise
         return result
+
+
+def _take_turn(conn: Connection) -> None:
+    """Asks again and again instead of waiting inside of a statement: an index that is built
+    CONCURRENTLY waits for every older statement to end, and so the two would wait for each other.
+    """
+    while not conn.execute(select(func.pg_try_advisory_lock(_MIGRATION_LOCK))).scalar():
+        conn.commit()
+        time.sleep(random.uniform(0.05, 0.2))
+    conn.commit()
 
 
 def _migrate_patiently(conn: Connection, migrate: Callable[[Connection], None]) -> None:
