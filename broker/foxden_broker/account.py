@@ -148,8 +148,9 @@ class Account:
         if task.state in TASK_ENDED:
             self.pool.tally.left(job.member, time.monotonic())
         if was_held and task.started_ms and task.state not in TASK_HELD:
-            now = now_ms()
-            self.pool.tally.used(job.member, now - task.started_ms, now)
+            now, held = now_ms(), self.pool.held.get(task.lease)
+            shared = held.batch if held is not None else 1
+            self.pool.tally.used(job.member, (now - task.started_ms) // shared, now)
 
     # Changes that both doors make
 
@@ -232,6 +233,9 @@ class Account:
     def place(self, job: OpenJob) -> Queued:
         """Where a job stands: what goes before it, and when it may be done."""
         told = Queued(waiting_for=self.waits_for(job))
+        if not job.resolved:
+            told.position = self.pool.position(job)
+            return told
         place = self._outlook.place(job.job_id, time.monotonic())
         told.position = place.position
         if not told.waiting_for and place.p50 is not None and place.p90 is not None:

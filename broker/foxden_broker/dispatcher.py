@@ -119,7 +119,7 @@ async def _hand_out(account: Account, gives: Sequence[Give]) -> None:
 
 def _assign(account: Account, give: Give, image: Image) -> Assign:
     card = account.pool.cards[give.card_id]
-    return Assign(image[0], image[1], give.card_id, card.info.name, card.agent_id)
+    return Assign(*image, give.card_id, card.info.name, card.agent_id, batch=len(give.images))
 
 
 def _hold(account: Account, give: Give, granted: Mapping[Image, Change]) -> None:
@@ -127,8 +127,9 @@ def _hold(account: Account, give: Give, granted: Mapping[Image, Change]) -> None
     for image in give.images:
         if (change := granted.get(image)) is not None:
             task = change.task
-            held = Held(task.lease, task.card_id, task.agent_id, False, deadline, task=task)
-            account.pool.hold(held)
+            ids = (task.lease, task.card_id, task.agent_id)
+            shared = len(give.images)
+            account.pool.hold(Held(*ids, False, deadline, task=task, batch=shared))
             account.hub.changed(task.job_id, change)
 
 

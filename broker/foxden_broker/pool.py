@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from foxden_broker.catalogue import Catalogue, offers
 from foxden_broker.quotas import Tally
 from foxden_broker.retries import cards_failed_on
+from foxden_broker.scheduler.ahead import Ahead
 from foxden_broker.scheduler.facts import CardFacts, Give, JobFacts, Kind, Need, Outcome
 from foxden_broker.scheduler.queue import State
 from foxden_broker.store.base import Job, Lease, Task
@@ -106,6 +107,7 @@ class Held:
     started: bool
     deadline: float  # monotonic seconds after which it is taken away
     releasing: bool = False  # the owner takes the card back; the last checkpoint may follow
+    batch: int = 1  # images that ride through the card together, this one included
     started_at: float = 0.0  # monotonic seconds; 0: not known
     puts: list[str] = field(default_factory=list)  # sha256 of pictures that were sent for it
     task: Task | None = None  # as it was when it was leased
@@ -119,6 +121,7 @@ class Pool:
         self.cards: dict[str, PoolCard] = {}
         self.jobs: dict[str, OpenJob] = {}
         self.unresolved: set[str] = set()  # jobs from before any model was known
+        self._unresolved: defaultdict[int, Ahead] = defaultdict(Ahead)  # the same, by priority
         self.held: dict[Lease, Held] = {}
         self.tally = Tally()
         self.scheduler = State(self._capable, self._together)
@@ -232,13 +235,19 @@ class Pool:
             self._schedule(opened, sorted(opened.waiting))
         else:
             self.unresolved.add(job.job_id)
+            self._unresolved[job.priority].add(job.job_id, len(opened.waiting), 0.0)
         return opened
 
     def resolved(self, job: OpenJob, complete: ImageRequest) -> None:
         """The model of a job that came before any card is known now."""
         job.request, job.kind, job.resolved = complete, self._kind(complete), True
-        self.unresolved.discard(job.job_id)
+        self._known(job)
         self._schedule(job, sorted(job.waiting))
+
+    def position(self, job: OpenJob) -> int:
+        """Images that go before a job whose model is not known yet."""
+        better = sum(a.images for priority, a in self._unresolved.items() if priority < job.priority)
+        return better + self._unresolved[job.priority].before(job.job_id)[0]
 
     def restore(self, job: Job, task: Task, deadline: float) -> None:
         """Take in an open task that the store remembers from before a restart."""
@@ -376,11 +385,16 @@ class Pool:
     def _waits(self, job: OpenJob, index: int) -> None:
         if index not in job.waiting:
             job.waiting.add(index)
-            self.tally.waits(job.member, 1, job.priority)
+            self._count(job, 1)
 
     def _left(self, job: OpenJob, index: int) -> None:
         job.waiting.remove(index)
-        self.tally.waits(job.member, -1, job.priority)
+        self._count(job, -1)
+
+    def _count(self, job: OpenJob, images: int) -> None:
+        self.tally.waits(job.member, images, job.priority)
+        if not job.resolved:
+            self._unresolved[job.priority].add(job.job_id, images, 0.0)
 
     def _runs(self, job: OpenJob, images: int) -> None:
         job.held += images
@@ -414,4 +428,9 @@ class Pool:
     def _close_if_over(self, job: OpenJob) -> None:
         if not job.waiting and not job.held:
             self.jobs.pop(job.job_id, None)
+            self._known(job)
+
+    def _known(self, job: OpenJob) -> None:
+        if job.job_id in self.unresolved:
             self.unresolved.discard(job.job_id)
+            self._unresolved[job.priority].remove(job.job_id)
