@@ -81,6 +81,8 @@ class Generation:
             for _ in range(times)
         ]
         call = network.draw.choice(calls)
+        for one in calls:  # nobody waits for the other
+            one.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         done, _ = await asyncio.wait([call], timeout=timeout)
         if not done:
             call.cancel()
@@ -156,5 +158,3 @@ class SimulatedTransport(Transport):
 class _Services:
     def __init__(self, generation: Generation) -> None:
         self.generation = generation
-
-

@@ -6,7 +6,6 @@ import asyncio
 import random
 from typing import TYPE_CHECKING
 
-
 from simulated.disk import DiskFaults
 from simulated.engine import EngineFaults
 from simulated.network import NetworkFaults
@@ -185,5 +184,3 @@ class Chaos:
             await machine.kill()
             machine.token = world.new_token("card owner", "agent")
             machine.start()
-
-

@@ -21,11 +21,10 @@ from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.pool import StaticPool
 
 from foxden_broker.blobs import BlobMismatch, BlobMissing, BlobTooBig
-from foxden_broker.store.base import StorageFull, StoreError
+from foxden_broker.store.base import Change, StorageFull, StoreError
 from foxden_broker.store.database import translate
 from foxden_broker.store.migrate import migrate
 from foxden_proto.limits import CHUNK_BYTES
-
 from simulated.clock import Process
 
 T = TypeVar("T")
@@ -84,7 +83,12 @@ def _engine(raw: sqlite3.Connection) -> Any:
 class Disk:
     """What is left when a broker dies."""
 
-    def __init__(self, draw: random.Random, violated: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        draw: random.Random,
+        violated: Callable[[str], None],
+        note: Callable[[str], None],
+    ) -> None:
         self.raw = sqlite3.connect(":memory:")
         _template().backup(self.raw)
         self._conn = _engine(self.raw).connect()
@@ -93,7 +97,7 @@ class Disk:
         self.in_order = draw.random() < 0.6  # one writer (SQLite), or several connections
         self.blobs: dict[str, bytes] = {}
         self.writes = 0
-        self._violated = violated
+        self._violated, self.note = violated, note
 
     def transact(self, work: Callable[[Connection], T]) -> T:
         try:
@@ -130,7 +134,7 @@ class SimulatedDatabase:
         disk = self._disk
         at = loop.time() + disk.seconds()
         if disk.in_order:
-            at = self._last[kind] = max(at, self._last[kind])
+            at = self._last[kind] = max(at, self._last[kind] + 1e-6)
 
         def answer(result: Any, error: Exception | None) -> None:
             if self._process.alive and not answered.done():
@@ -152,6 +156,9 @@ class SimulatedDatabase:
                 else:
                     if kind == "write" and disk.draw.random() < disk.faults.ambiguous:
                         error = StoreError("The connection to the database broke. Try again.")
+            if kind == "write":
+                name = work.__qualname__.split(".")[1]
+                disk.note(f"store {name}: {_brief(result)} {error or ''}")
             loop.call_later(disk.seconds() / 2, answer, result, error)
 
         loop.call_at(at, commit)
@@ -164,6 +171,20 @@ class SimulatedDatabase:
         if faults.fail and self._disk.draw.random() < faults.fail:
             return StoreError("The database does not answer. Try again.")
         return None
+
+
+def _brief(result: Any) -> str:
+    """What a write came to: changes of images."""
+    found = result if isinstance(result, tuple) else (result,)
+    words = []
+    for one in found:
+        if isinstance(one, Change):
+            task = one.task
+            lease = f"{task.job_id}/{task.index}/{task.lease_no}"
+            words.append(f"{lease} {one.event.value} on {task.card_id}")
+        elif one is None or isinstance(one, bool):
+            words.append(str(one))
+    return ", ".join(words)
 
 
 class SimulatedBlobs:

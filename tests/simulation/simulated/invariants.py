@@ -27,7 +27,9 @@ def broken(disk: Any, users: list[User], broker: Any, machines: list[Any]) -> It
     jobs = {job.job_id: job for job in jobs_of(disk)}
     for job in jobs.values():
         yield from _of_job(job, disk)
-    open_attempts = disk.raw.execute("SELECT job_id, idx FROM attempt WHERE outcome = ''").fetchall()
+    open_attempts = disk.raw.execute(
+        "SELECT job_id, idx FROM attempt WHERE outcome = ''"
+    ).fetchall()
     if open_attempts:
         yield f"attempts that never ended: {open_attempts}"
     by_prompt: dict[str, list[Job]] = {}
@@ -39,7 +41,8 @@ def broken(disk: Any, users: list[User], broker: Any, machines: list[Any]) -> It
             yield from _of_wish(wish, jobs, by_prompt.get(wish.prompt, []))
     account = broker.account
     if account.pool.held or account.pool.jobs:
-        yield f"the broker still remembers {list(account.pool.held)} and {list(account.pool.jobs)}"
+        jobs_there = [(j.job_id, j.waiting, j.held) for j in account.pool.jobs.values()]
+        yield f"the broker still remembers {list(account.pool.held)} and {jobs_there}"
     for machine in machines:
         if machine.driver is not None and machine.driver.link.held:
             yield f"{machine.name} still holds {list(machine.driver.link.held)}"

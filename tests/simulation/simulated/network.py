@@ -83,11 +83,9 @@ class Pipe:
             self._socket.reset()
             return
         self._later(data)
-        if draw.random() < faults.again:
-            name = self._name(data)
-            if name not in _ONCE:
-                later = draw.choice([0.0, 0.0, draw.uniform(0, 3), draw.uniform(0, 60)])
-                asyncio.get_running_loop().call_later(later, self._again, data)
+        if draw.random() < faults.again and self._name(data) not in _ONCE:
+            later = draw.choice([0.0, 0.0, draw.uniform(0, 3), draw.uniform(0, 60)])
+            asyncio.get_running_loop().call_later(later, self._again, data)
 
     def _again(self, data: bytes) -> None:
         """On this machine's connection of that time, which may be a later one."""
@@ -104,7 +102,8 @@ class Pipe:
         if self._on_the_way > _MOST_ON_THE_WAY:
             self._room.clear()
         loop = asyncio.get_running_loop()
-        self._last = max(loop.time() + self._socket.network.latency(), self._last)
+        # Timers of one moment come in any order: each message has its own.
+        self._last = max(loop.time() + self._socket.network.latency(), self._last + 1e-6)
         loop.call_at(self._last, self._deliver, data)
 
     def _deliver(self, data: bytes | None) -> None:

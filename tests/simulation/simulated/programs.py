@@ -241,6 +241,9 @@ def installed() -> Iterator[None]:
         assert process is not None
         return Dialled(machine.network, machine.name, process, additional_headers, open_timeout)
 
+    def scan(_: AgentSettings) -> list[LocalModel]:
+        return _machine().models
+
     real_client = httpx.AsyncClient
 
     def client(*, base_url: str, timeout: Any, **_: Any) -> httpx.AsyncClient:
@@ -251,7 +254,7 @@ def installed() -> Iterator[None]:
     with (
         mock.patch.object(foxden_agent.link_driver, "connect", connect),
         mock.patch.object(foxden_agent.card_engine, "EngineProcess", SimulatedEngine),
-        mock.patch.object(foxden_agent.app, "_scan", lambda _: _machine().models),
+        mock.patch.object(foxden_agent.app, "_scan", scan),
         mock.patch.object(foxden_agent.app, "LinkDriver", _Driver),
         mock.patch.object(foxden_agent.app, "CardWorker", _Worker),
         mock.patch.object(httpx, "AsyncClient", client),

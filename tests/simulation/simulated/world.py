@@ -29,7 +29,6 @@ from simulated.users import User
 
 log = logging.getLogger(__name__)
 
-_LAST_EVENTS = 300
 _PATIENCE = 400.0  # simulated seconds after the last fault, beside the work itself
 
 
@@ -52,14 +51,16 @@ class Outcome:
 class World:
     """Everything there is in one seed."""
 
-    def __init__(self, seed: int, folder: Path, loop: VirtualLoop, wall: Wall) -> None:
+    def __init__(
+        self, seed: int, folder: Path, loop: VirtualLoop, wall: Wall, last: int = 300
+    ) -> None:
         self.outcome = Outcome(seed)
         self._loop, self.wall = loop, wall
-        self._trace: deque[tuple[float, str, bytes]] = deque(maxlen=_LAST_EVENTS)
+        self._trace: deque[tuple[float, str, bytes]] = deque(maxlen=last)
         self._digest = hashlib.sha256()
         draw = random.Random(f"world {seed}")
         self.draw = draw
-        self.disk = Disk(random.Random(f"disk {seed}"), self.violated)
+        self.disk = Disk(random.Random(f"disk {seed}"), self.violated, self.note)
         self.network = Network(random.Random(f"network {seed}"), self.note)
         self.broker = Broker(self.disk, self.network, self.violated)
         self.changing_broker = asyncio.Lock()
@@ -154,18 +155,24 @@ class World:
         healed = self._loop.time()
         work = sum(w.count for user in self.users for w in user.wishes)
         bound = _PATIENCE + 25.0 * work
-        while not self._quiet() and self._loop.time() < healed + bound:
-            await asyncio.sleep(1.0)
+        await self._until_quiet(healed + bound)
         self.outcome.quiet_after = self._loop.time() - healed
-        await asyncio.sleep(20.0)  # last frames, and what should not happen any more
+        await asyncio.sleep(70.0)  # the last repeated frames, and what should not happen any more
+        await self._until_quiet(self._loop.time() + 100.0)
         for text in broken(self.disk, self.users, self.broker, self.machines):
             self.violated(text)
         for user in self.users:
             if not user.done:
-                self.violated(f"{user.name} still waits: {[t.get_name() for t in user.process.tasks]}")
+                self.violated(
+                    f"{user.name} still waits: {[t.get_name() for t in user.process.tasks]}"
+                )
         jobs = jobs_of(self.disk)
         self.outcome.jobs = len(jobs)
         self.outcome.images = sum(job.done for job in jobs)
+
+    async def _until_quiet(self, bound: float) -> None:
+        while not self._quiet() and self._loop.time() < bound:  # noqa: ASYNC110  reads a database
+            await asyncio.sleep(1.0)
 
     def _quiet(self) -> bool:
         if not all(user.done for user in self.users):
@@ -245,8 +252,9 @@ class _Log(logging.Handler):
             self._world.note(text)
 
 
-def simulate(seed: int) -> Outcome:
-    """Run one seed to its end. The same seed gives the same outcome, digest included."""
+def simulate(seed: int, last: int = 300) -> Outcome:
+    """Run one seed to its end, keeping the `last` events. The same seed gives the same outcome,
+    digest included, in a process with the same PYTHONHASHSEED."""
     loop = VirtualLoop()
     wall = Wall(loop)
     folder = Path(tempfile.mkdtemp(prefix="foxden-simulation-"))
@@ -258,7 +266,7 @@ def simulate(seed: int) -> Outcome:
     asyncio.set_event_loop(loop)
     try:
         with seeded(seed, loop, wall), installed():
-            world = World(seed, folder, loop, wall)
+            world = World(seed, folder, loop, wall, last)
             root.handlers = [_Log(world)]
             root.setLevel(logging.INFO)
 
