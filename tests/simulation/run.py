@@ -27,12 +27,17 @@ def main() -> int:
     parser.add_argument("--most", type=int, default=5, help="stop after so many failed seeds")
     parser.add_argument("--trace", action="store_true", help="print the last events of each seed")
     parser.add_argument("--last", type=int, default=300, help="how many events to keep")
+    parser.add_argument(
+        "--twice", action="store_true", help="every message comes twice and nothing else happens"
+    )
     options = parser.parse_args()
     seeds = range(options.start, options.start + options.seeds)
     print(f"seeds {seeds.start} to {seeds.stop - 1}", flush=True)
     began, outcomes, failed = time.process_time(), [], 0
     for seed in seeds:
-        outcome = simulate(seed, options.last)
+        outcome = simulate(seed, options.last, 1.0 if options.twice else None)
+        if options.twice and outcome.pictures != simulate(seed, 1, 0.0).pictures:
+            outcome.violations.append("messages that came twice made another result")
         outcomes.append(outcome)
         if outcome.violations or options.trace:
             tell(outcome)

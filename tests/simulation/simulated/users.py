@@ -30,6 +30,7 @@ class Wish:
     count: int
     key: str
     deadline: float | None
+    draw: random.Random
     job_ids: set[str] = field(default_factory=set)  # of every acknowledgement
     refused: str = ""  # the broker said no for good
     pictures: dict[int, bytes] = field(default_factory=dict)
@@ -47,13 +48,13 @@ class User:
         network: Network,
         draw: random.Random,
         models: list[str],
-        wishes: int,
+        calm: bool,
         note: Callable[..., None],
         violated: Callable[[str], None],
     ) -> None:
         self.name = name
         self._draw, self._models, self._note, self._violated = draw, models, note, violated
-        self._wishes_left = wishes
+        self._calm = calm  # asks for nothing whose end depends on when it happens
         self.wishes: list[Wish] = []
         self.process = Process(name)
         self._client = AsyncClient("foxden://127.0.0.1", token, retry_for=RETRY_FOR)
@@ -68,15 +69,18 @@ class User:
         return not self.process.tasks
 
     async def _run(self) -> None:
-        draw = self._draw
+        pause = self._draw.choice([5.0, 15.0, 40.0])
         following: list[asyncio.Task[None]] = []
-        for number in range(self._wishes_left):
-            await asyncio.sleep(draw.expovariate(1 / 12))
+        for number in range(self._draw.randint(1, 10)):
+            await asyncio.sleep(self._draw.expovariate(1 / pause))
+            draw = random.Random(self._draw.getrandbits(64))
+            deadline = draw.choice([None, None, None, draw.uniform(20, 300)])
             wish = Wish(
                 f"{self.name} wish {number}",
                 draw.choice([1, 1, 2, 4]),
                 f"key-{self.name}-{number}",
-                draw.choice([None, None, None, draw.uniform(20, 300)]),
+                None if self._calm else deadline,
+                draw,
             )
             self.wishes.append(wish)
             following.append(asyncio.create_task(self._pursue(wish), name=wish.prompt))
@@ -86,8 +90,10 @@ class User:
         job = await self._submit(wish)
         if job is None:
             return
-        draw = self._draw
+        draw = wish.draw
         way = draw.choice(["wait", "wait", "wait", "cancel", "come back", "leave"])
+        if self._calm and way == "cancel":
+            way = "wait"
         if way == "leave":
             return
         if way == "cancel":
@@ -106,12 +112,12 @@ class User:
 
     async def _submit(self, wish: Wish) -> AsyncJob | None:
         """Until the broker has answered; a program that starts again asks with the same key."""
-        options: dict[str, Any] = {}
-        if self._draw.random() < 0.7:
-            options["model"] = self._draw.choice(self._models)
-        options["steps"] = self._draw.randint(1, 12)
-        options["priority"] = self._draw.choice(["interactive", "normal", "bulk"])
-        options["seed"] = self._draw.randrange(1 << 30)
+        draw, options = wish.draw, dict[str, Any]()
+        if draw.random() < 0.7 or self._calm:
+            options["model"] = draw.choice(self._models)
+        options["steps"] = draw.randint(1, 12)
+        options["priority"] = draw.choice(["interactive", "normal", "bulk"])
+        options["seed"] = draw.randrange(1 << 30)
         while True:
             try:
                 job = await self._client.submit(
@@ -126,7 +132,7 @@ class User:
                 return None
             except FoxdenError as error:
                 self._note(f"{self.name}: {error}")
-                await asyncio.sleep(self._draw.uniform(1, 10))
+                await asyncio.sleep(wish.draw.uniform(1, 10))
                 continue
             self._note(f"{self.name}: {wish.prompt!r} is job {job.id}")
             wish.job_ids.add(job.id)
@@ -138,9 +144,9 @@ class User:
                 await job.cancel()
             except FoxdenError as error:
                 self._note(f"{self.name}: cancel: {error}")
-                if self._draw.random() < 0.3:
+                if wish.draw.random() < 0.3:
                     return  # gives up; it may have been heard or not
-                await asyncio.sleep(self._draw.uniform(1, 10))
+                await asyncio.sleep(wish.draw.uniform(1, 10))
                 continue
             wish.cancelled = True
             return
@@ -154,7 +160,7 @@ class User:
                 return
             except FoxdenError as error:
                 self._note(f"{self.name}: watch: {error}")
-                await asyncio.sleep(self._draw.uniform(1, 10))
+                await asyncio.sleep(wish.draw.uniform(1, 10))
 
     def _saw(self, wish: Wish, event: events.Event) -> None:
         match event:

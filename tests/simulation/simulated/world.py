@@ -18,6 +18,7 @@ from typing import Any
 from foxden_broker.store import tokens as token_rows
 from foxden_broker.tokens import new_token
 from foxden_proto.v1 import pool_pb2
+from foxden_proto.v1.generation_pb2 import ImageRequest
 from foxden_proto.v1.link_pb2 import AgentFrame, BrokerFrame
 from simulated.chaos import Chaos
 from simulated.clock import Stuck, VirtualLoop, Wall, seeded
@@ -46,13 +47,20 @@ class Outcome:
     images: int = 0
     events: int = 0
     faults: int = 0
+    pictures: list[tuple[str, int, str, str]] = field(default_factory=list)  # prompt … sha256
 
 
 class World:
     """Everything there is in one seed."""
 
     def __init__(
-        self, seed: int, folder: Path, loop: VirtualLoop, wall: Wall, last: int = 300
+        self,
+        seed: int,
+        folder: Path,
+        loop: VirtualLoop,
+        wall: Wall,
+        last: int,
+        repeats: float | None,
     ) -> None:
         self.outcome = Outcome(seed)
         self._loop, self.wall = loop, wall
@@ -89,12 +97,13 @@ class World:
                 self.network,
                 random.Random(f"user {number} of {seed}"),
                 [model.name for model in models],
-                draw.randint(1, 6),
+                repeats is not None,
                 self.note,
                 self.violated,
             )
             for number in range(draw.randint(1, 4))
         ]
+        self._repeats = repeats
         self.chaos = Chaos(self, random.Random(f"chaos {seed}"))
 
     # What the parts tell
@@ -141,7 +150,10 @@ class World:
             machine.folder.mkdir()
         if self.draw.random() < 0.5:
             await self.broker.start()
-        self.chaos.set_in()
+        if self._repeats is None:
+            self.chaos.set_in()
+        else:
+            self.network.faults.again = self._repeats
         for machine in self.machines:
             machine.start()
         for user in self.users:
@@ -149,7 +161,10 @@ class World:
         if not self.broker.up:
             await asyncio.sleep(self.draw.uniform(0, 20))
             await self.broker.start()
-        await self.chaos.run(self.draw.choice([60.0, 150.0, 400.0]))
+        if self._repeats is None:
+            await self.chaos.run(self.draw.choice([60.0, 150.0, 400.0]))
+        else:
+            await asyncio.sleep(400.0)
         await self.chaos.heal()
         self.note("healed")
         healed = self._loop.time()
@@ -169,6 +184,12 @@ class World:
         jobs = jobs_of(self.disk)
         self.outcome.jobs = len(jobs)
         self.outcome.images = sum(job.done for job in jobs)
+        self.outcome.pictures = sorted(
+            (ImageRequest.FromString(job.request).prompt, task.index, task.state.value, sha256)
+            for job in jobs
+            for task in job.tasks
+            for sha256 in [task.picture.sha256 if task.picture else ""]
+        )
 
     async def _until_quiet(self, bound: float) -> None:
         while not self._quiet() and self._loop.time() < bound:  # noqa: ASYNC110  reads a database
@@ -252,9 +273,13 @@ class _Log(logging.Handler):
             self._world.note(text)
 
 
-def simulate(seed: int, last: int = 300) -> Outcome:
+def simulate(seed: int, last: int = 300, repeats: float | None = None) -> Outcome:
     """Run one seed to its end, keeping the `last` events. The same seed gives the same outcome,
-    digest included, in a process with the same PYTHONHASHSEED."""
+    digest included, in a process with the same PYTHONHASHSEED.
+
+    With `repeats` nothing goes wrong but that this share of all frames, uploads and calls comes
+    twice; every job then ends in the same pictures.
+    """
     loop = VirtualLoop()
     wall = Wall(loop)
     folder = Path(tempfile.mkdtemp(prefix="foxden-simulation-"))
@@ -266,7 +291,7 @@ def simulate(seed: int, last: int = 300) -> Outcome:
     asyncio.set_event_loop(loop)
     try:
         with seeded(seed, loop, wall), installed():
-            world = World(seed, folder, loop, wall, last)
+            world = World(seed, folder, loop, wall, last, repeats)
             root.handlers = [_Log(world)]
             root.setLevel(logging.INFO)
 
