@@ -51,8 +51,8 @@ class Chaos:
             lost_call=draw.choice(some),
         )
         world.disk.faults = DiskFaults(
-            fail=draw.choice([0.0, 0.0, 0.0, 0.01]),
-            ambiguous=0.0 if world.disk.in_order else draw.choice([0.0, 0.01, 0.05]),
+            fail=draw.choice([0.0, 0.0, 0.02]),
+            ambiguous=0.0 if world.disk.in_order else draw.choice([0.0, 0.03, 0.15]),
         )
         for machine in world.machines:
             machine.engine_faults = EngineFaults(

@@ -94,7 +94,7 @@ class Disk:
         self._conn = _engine(self.raw).connect()
         self.draw = draw
         self.faults = DiskFaults()
-        self.in_order = draw.random() < 0.6  # one writer (SQLite), or several connections
+        self.in_order = draw.random() < 0.4  # one writer (SQLite), or several connections
         self.blobs: dict[str, bytes] = {}
         self.writes = 0
         self._violated, self.note = violated, note
