@@ -88,11 +88,6 @@ def create(
             await _refuse(websocket, problem.message, final=True, code=4401)
             return
         except StoreError as error:
-            log.error("an agent cannot be let in: %s", error)
-            await websocket.accept()
-            await _refuse(websocket, "the broker cannot look up your token just now")
-            return
-        except StoreError as error:
             log.error("an agent could not be let in: %s", error)
             await websocket.accept()
             await _refuse(websocket, _STORE_AWAY, retry_after=0.0)

@@ -15,6 +15,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, create_engine, event
@@ -119,11 +120,15 @@ class SimulatedDatabase:
         self._disk, self._process = disk, process
         self._last = {"write": 0.0, "read": 0.0}
 
-    async def write(self, work: Callable[[Connection], T]) -> T:
+    async def write(self, work: Callable[[Connection], T], landed: object = None) -> T:
+        """`landed` is never asked: a database whose answer got lost may stay away for long."""
         return await self._do("write", work)
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         return await self._do("read", work)
+
+    async def snapshot(self, path: Path) -> None:
+        raise StoreError("The simulated disk makes no copies.")
 
     async def close(self) -> None: ...
 

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from unittest import mock
 
 import httpx
@@ -22,7 +22,10 @@ from foxden_agent.worker import CardWorker
 from foxden_broker import dispatcher, http_api, keeper
 from foxden_broker.account import Account
 from foxden_broker.auth import Doorkeeper
+from foxden_broker.backup import Copier
 from foxden_broker.grpc_api import AdminService, Door, GenerationService
+from foxden_broker.metrics import Metrics
+from foxden_broker.store.base import StoreError
 from foxden_broker.store.sql_store import SqlStore
 from foxden_broker.uploads import Signer
 from foxden_proto.address import Address
@@ -56,22 +59,27 @@ class Broker:
     async def start(self) -> None:
         """Until its doors are open; it may be killed meanwhile."""
         self.process = process = Process("broker")
-        await asyncio.wait([process.start(self._start(process), "start")])
+        starting = process.start(self._start(process), "start")
+        await asyncio.wait([starting])
+        if not starting.cancelled() and (error := starting.exception()) is not None:
+            raise error
 
     async def _start(self, process: Process) -> None:
+        metrics, copier = Metrics(), cast("Copier", None)  # nobody asks for a backup here
         store = SqlStore(SimulatedDatabase(self._disk, process))
         blobs = SimulatedBlobs(self._disk, process)
         while True:
             account = Account(ACCOUNT, store, blobs, Signer(_SIGNING_KEY), Timers())
+            account.metrics = metrics
             try:
                 await account.load()
                 break
-            except Exception:  # the disk fails: the service manager starts it again
+            except StoreError:  # the service manager starts it again
                 await asyncio.sleep(1.0)
         doorkeeper = Doorkeeper(store)
-        door = Door({ACCOUNT: account}, store, doorkeeper)
+        door = Door({ACCOUNT: account}, store, doorkeeper, metrics, copier)
         self.account, self.admin = account, AdminService(door)
-        app = http_api.create({ACCOUNT: account}, doorkeeper, "")
+        app = http_api.create({ACCOUNT: account}, doorkeeper, "", metrics, metrics_open=False)
         process.start(self._loops(account), "loops")
         self._network.broker_up(process, app, GenerationService(door))
 
