@@ -87,7 +87,7 @@ async def agent(settings: AgentSettings) -> AsyncIterator[Running]:
             link,
             settings.broker,
             settings.token,
-            on_event=lambda event: _handle(event, workers, online),
+            on_event=lambda event: _handle(event, workers, online, link),
             readings=lambda: _readings(cards, workers),
             tls=tls,
         )
@@ -210,7 +210,9 @@ def _say_changes(
         link.cards_changed(cards)
 
 
-def _handle(event: Event, workers: dict[str, CardWorker], online: asyncio.Event) -> None:
+def _handle(
+    event: Event, workers: dict[str, CardWorker], online: asyncio.Event, link: AgentLink
+) -> None:
     match event:
         case pb.Welcome():
             log.info(
@@ -219,9 +221,11 @@ def _handle(event: Event, workers: dict[str, CardWorker], online: asyncio.Event)
             )
             online.set()
         case pb.Assignment():
-            # A card that is gone: the broker hears nothing and gives the images to another.
             if event.card_id in workers:
                 workers[event.card_id].assign(event)
+            else:  # left alone, the link would hold these leases until its next connection
+                keys = [LeaseKey.of(task.lease) for task in event.tasks]
+                link.refuse(keys, "this card is not here any more")
         case pb.StopTask():
             for worker in workers.values():
                 worker.stop(LeaseKey.of(event.lease))

@@ -85,8 +85,7 @@ def create(
             member = await keeper.admit(header, "agent")
         except Problem as problem:
             await websocket.accept()
-            await websocket.send_bytes(link.rejection(problem.message, final=True))
-            await websocket.close(4401, "refused")
+            await _refuse(websocket, problem.message, final=True, code=4401)
             return
         except StoreError as error:
             log.error("an agent could not be let in: %s", error)
@@ -129,7 +128,7 @@ async def serve_link(
     account: Account, websocket: WebSocket, still_welcome: Callable[[], Awaitable[None]]
 ) -> None:
     """Drive one agent's link until its connection ends, or its token does: `still_welcome`, asked
-    with each heartbeat, raises the Problem."""
+    with each heartbeat and each finished picture, raises the Problem."""
     try:
         async with asyncio.timeout(account.timers.hello):
             first = await websocket.receive_bytes()
@@ -151,7 +150,8 @@ async def serve_link(
         data = first
         while session.serves(websocket):
             for event in session.link.receive(data, time.monotonic()):
-                if isinstance(event, pb.Heartbeat):
+                # Also with each picture: one whose token is revoked may say no heartbeats.
+                if isinstance(event, pb.Heartbeat | pb.TaskFinished):
                     await still_welcome()
                 await agent_calls.handle(account, session, event)
             async with asyncio.timeout(patience):

@@ -78,16 +78,17 @@ class Hub:
     CARDS = ""
 
     def __init__(self) -> None:
-        self._topics: dict[str, set[Subscription]] = defaultdict(set)
+        # Dicts as sets that keep their order: watchers are told in the order in which they came.
+        self._topics: dict[str, dict[Subscription, None]] = defaultdict(dict)
 
     @contextmanager
     def subscribe(self, topic: str) -> Iterator[Subscription]:
         subscription = Subscription()
-        self._topics[topic].add(subscription)
+        self._topics[topic][subscription] = None
         try:
             yield subscription
         finally:
-            self._topics[topic].discard(subscription)
+            self._topics[topic].pop(subscription, None)
             if not self._topics[topic]:
                 del self._topics[topic]
 

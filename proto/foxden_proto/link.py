@@ -235,7 +235,16 @@ class AgentLink(_Link):
         known = [key for task in assignment.tasks if (key := LeaseKey.of(task.lease)) in self.held]
         if known:
             self.acknowledge(known)  # said twice: the answer may have been lost, the work is here
-        tasks = [task for task in assignment.tasks if LeaseKey.of(task.lease) not in self.held]
+        newest = {(key.job_id, key.index): key.lease_no for key in self.held}
+        tasks, overtaken = [], []
+        for task in assignment.tasks:
+            key = LeaseKey.of(task.lease)
+            if key.lease_no < newest.get((key.job_id, key.index), 0):
+                overtaken.append(key)  # said again, late: the newer lease is the one that counts
+            elif key not in self.held:
+                tasks.append(task)
+        if overtaken:
+            self.refuse(overtaken, "a newer lease of this image is here")
         keys = [LeaseKey.of(task.lease) for task in tasks]
         if not keys:
             return []

@@ -51,6 +51,11 @@ def check_payload(payload: Message) -> None:
             check_cards(payload.cards)
         case pb.TaskProgress():
             check_progress(payload)
+        case pb.Heartbeat():
+            check_heartbeat(payload)
+        case pb.Acknowledged() | pb.Refused():
+            if len(payload.leases) > limits.HELD_LEASES:
+                raise LinkError(f"{len(payload.leases)} leases in one frame")
 
 
 def check_hello(hello: pb.Hello) -> None:
@@ -64,6 +69,8 @@ def check_hello(hello: pb.Hello) -> None:
         raise LinkError("the agent's id is not 1 to 64 letters, digits, '_', '.', ':' or '-'")
     if len(hello.held) > limits.HELD_LEASES:
         raise LinkError(f"the agent claims {len(hello.held)} leases")
+    if len(hello.modes) > limits.CARDS_PER_AGENT:
+        raise LinkError(f"the agent tells the modes of {len(hello.modes)} cards")
     check_cards(hello.cards)
 
 
@@ -80,6 +87,14 @@ def check_cards(cards: Sequence[pool_pb2.CardInfo]) -> None:
             raise LinkError("a card's id is not 1 to 64 letters, digits, '_', '.', ':' or '-'")
         for model in card.models:
             _check_model(model)
+
+
+def check_heartbeat(heartbeat: pb.Heartbeat) -> None:
+    """Refuse more cards than an agent has: each change of one is told to everybody who watches.
+    Raises LinkError."""
+    most = limits.CARDS_PER_AGENT
+    if len(heartbeat.cards) > most or len(heartbeat.modes) > most:
+        raise LinkError(f"a heartbeat of more than {most} cards")
 
 
 def check_progress(progress: pb.TaskProgress) -> None:

@@ -293,6 +293,31 @@ def test_assignment_with_a_newer_lease_of_a_held_image_drops_the_older(up: Wire)
     assert set(up.agent.held) == {A2, B}
 
 
+def test_assignment_of_an_older_lease_said_late_leaves_the_newer_alone(up: Wire) -> None:
+    up.give(A2)
+    up.broker.assign(pb.Assignment(tasks=[pb.AssignedTask(lease=A.message())]), up.now)
+    at_agent, (refused,) = up.deliver()
+    assert at_agent == []
+    assert [LeaseKey.of(lease) for lease in refused.leases] == [A]
+    assert set(up.agent.held) == {A2}
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        {"heartbeat": pb.Heartbeat(modes=[pb.CardMode(card_id="card")] * 17)},
+        {"heartbeat": pb.Heartbeat(cards=[pool_pb2.CardReadings(card_id="card")] * 17)},
+        {"refused": pb.Refused(leases=[A.message()] * 257)},
+        {"acknowledged": pb.Acknowledged(leases=[A.message()] * 257)},
+    ],
+)
+def test_frame_with_more_in_it_than_an_agent_has_breaks_the_rules(
+    frame: dict[str, Any], up: Wire
+) -> None:
+    with pytest.raises(LinkError):
+        up.broker.receive(agent_frame(**frame), up.now)
+
+
 def test_assignment_without_images_breaks_the_rules(up: Wire, assigning: Assigning) -> None:
     with pytest.raises(LinkError, match="without tasks"):
         up.agent.receive(broker_frame(assignment=assigning()), up.now)

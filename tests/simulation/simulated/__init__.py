@@ -1,0 +1,1 @@
+"""A whole pool in one thread: broker, agents and clients, their real code, on a simulated clock."""
