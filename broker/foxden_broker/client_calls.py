@@ -15,7 +15,7 @@ from foxden_broker.catalogue import resolve
 from foxden_broker.following import Follower
 from foxden_broker.inlining import whole
 from foxden_broker.problems import invalid, not_found, swept
-from foxden_broker.store.base import Job, NewJob, Submitted, Task, Upload
+from foxden_broker.store.base import Job, NewJob, StoreError, Submitted, Task, Upload
 from foxden_broker.tokens import random_id
 from foxden_broker.validation import check_submit
 from foxden_broker.wire import job_message, job_state_of, task_picture
@@ -73,7 +73,12 @@ async def submit(
     submitted = await _earlier_where_full(account, new)
     if submitted is None:
         with account.pool.tally.expected(member.name, checked.count):
-            submitted = await account.store.submit(new, key_window_ms=KEY_WINDOW_MS)
+            try:
+                submitted = await account.store.submit(new, key_window_ms=KEY_WINDOW_MS)
+            except StoreError:
+                # Perhaps it is stored, and the answer got lost; its client may not ask again.
+                account.doubt(new.job_id, *range(new.count))
+                raise
     if submitted.conflict:
         raise Problem(
             Reason.IDEMPOTENCY_CONFLICT,
@@ -81,7 +86,7 @@ async def submit(
             "use a new key for a new request.",
         )
     job = submitted.job
-    if not submitted.repeated:
+    if not submitted.repeated and job.job_id not in account.pool.jobs:
         account.pool.add_job(job, range(job.count))
         account.metrics.submitted(job.priority)
         account.wake.set()
@@ -89,7 +94,7 @@ async def submit(
         if not resolved:
             await account.resolve_waiting()
     elif job.state not in JOB_ENDED and job.job_id not in account.pool.jobs:
-        # It was stored, and the store's answer to that got lost.
+        # It was stored, and the store's answer to that got lost, or is on its way still.
         account.doubt(job.job_id, *range(job.count))
     return gen.SubmitResponse(
         job=job_message(job), queued=queued(account, job), repeated=submitted.repeated

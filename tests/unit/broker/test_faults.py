@@ -317,7 +317,31 @@ async def test_image_that_moves_while_it_is_asked_about_is_asked_about_again(wor
     assert [f.WhichOneof("frame") for f in world.heard()] == ["assignment"]
 
 
+async def test_submit_whose_answer_got_lost_and_whose_client_has_gone_runs(world: World) -> None:
+    world.store.unheard = {"submit"}
+    with pytest.raises(StoreError):
+        await world.submit()
+    await dispatcher.dispatch(world.account)
+    assert [f.WhichOneof("frame") for f in world.heard()] == ["assignment"]
+
+
 # Races
+
+
+async def test_two_tries_of_one_submit_answered_in_the_wrong_order_make_one_job(
+    world: World,
+) -> None:
+    request = gen.SubmitRequest(request=gen.ImageRequest(prompt="a cube"), idempotency_key="k")
+    pause = world.store.after["submit"] = Pause()
+    first = asyncio.create_task(client_calls.submit(world.account, MEMBER, request))
+    await pause.reached.wait()
+    world.store.after.clear()
+    answer = await client_calls.submit(world.account, MEMBER, request)
+    await dispatcher.dispatch(world.account)
+    pause.over.set()
+    await first
+    opened = world.account.pool.jobs[answer.job.id]
+    assert (opened.waiting, opened.held) == (set(), 1)
 
 
 async def test_lease_lost_while_its_start_is_being_written_goes_back(world: World) -> None:
