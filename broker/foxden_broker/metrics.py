@@ -44,7 +44,7 @@ class Metrics:
     """One broker's metrics, in a registry of their own."""
 
     def __init__(self) -> None:
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         of: dict[str, Any] = {"registry": self.registry}
         self._images = Counter("foxden_images", "Images that ended", ["outcome"], **of)
