@@ -30,7 +30,9 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
 
 def states(job: gen.Job) -> list[str]:
-    return [gen.TaskState.Name(task.state).removeprefix("TASK_STATE_").lower() for task in job.tasks]
+    return [
+        gen.TaskState.Name(task.state).removeprefix("TASK_STATE_").lower() for task in job.tasks
+    ]
 
 
 async def give_up(world: World, count: int = 2) -> str:
