@@ -224,8 +224,8 @@ async def test_card_time_counts_at_once_and_as_the_store_has_it(
 async def test_quota_out_of_range_is_refused_by_field(
     world: World, values: dict[str, Any], field: str
 ) -> None:
+    request = pool_pb2.SetQuotaRequest(quota=pool_pb2.Quota(**values))
     with pytest.raises(Problem) as caught:
-        request = pool_pb2.SetQuotaRequest(quota=pool_pb2.Quota(**values))
         await admin_calls.set_quota(world.account, request)
     assert caught.value.facts["field"] == field
 

@@ -1,4 +1,4 @@
-"""Limits of members: which is hit, what is said, when it frees. And the tally they are read from."""
+"""Limits of members: which is hit, what is said, when it frees. And the tally behind them."""
 
 from __future__ import annotations
 
