@@ -99,7 +99,7 @@ def test_dead_letter_shows_every_attempt_and_is_retried(pool):
     _, shown = command(pool, "jobs", "show", job.id)
     assert len(shown["tasks"][0]["attempts"]) == 3
     code, told = command(pool, "jobs", "retry", job.id)
-    assert (code, told["state"]) == (0, "queued")
+    assert (code, told["state"] in ("queued", "running")) == (0, True)
     assert len(job.result(timeout=90)) == 1
     code, told = command(pool, "jobs", "retry", job.id)
     assert (code, told["error"]["type"]) == (2, "InvalidRequest")

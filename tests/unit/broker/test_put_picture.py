@@ -10,14 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 import pytest_asyncio
 from one_account import World, new_store, sha256_of
 
-from foxden_broker import http_api
+from foxden_broker import client_calls, http_api
 from foxden_broker.auth import Doorkeeper
 from foxden_broker.uploads import upload_path
 from foxden_proto.link import LeaseKey
+from foxden_proto.problems import Problem, Reason
 from foxden_proto.timers import Timers
+from foxden_proto.v1.generation_pb2 import UploadHeader
 
 Make = Callable[..., Any]
 
@@ -101,3 +104,15 @@ async def test_sender_that_stops_is_told_to_send_again_and_costs_no_place(door: 
         assert (await door.put(stops(), sha256_of(png(1)))).status_code == 503
     assert door.world.account.pool.held[door.lease].puts == []
     assert (await door.put(png(1))).status_code == 200
+
+
+async def test_upload_that_stops_is_broken_off(door: Door) -> None:
+    async def stops() -> AsyncIterator[bytes]:
+        yield b"half"
+        await asyncio.sleep(5)
+
+    header = UploadHeader(size=100, sha256="0" * 64, media_type="image/png")
+    with pytest.raises(Problem, match="did not come") as caught:
+        await client_calls.upload(door.world.account, header, stops())
+    assert caught.value.reason is Reason.UNAVAILABLE
+    assert not list((door.world.folder / "blobs" / "tmp").iterdir())
