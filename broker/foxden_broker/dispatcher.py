@@ -61,6 +61,7 @@ async def dispatch(account: Account) -> float:
     while True:
         if account.doubts:
             await doubts.settle(account)
+        account.pool.scheduler.room = account.room()
         with account.metrics.planning():
             todo = plan(account.pool.scheduler, time.monotonic())
         if todo.wants_allotments:

@@ -27,7 +27,7 @@ class BrokerSettings:
     keep_history_days: float = 365.0  # what is known of a job is forgotten after; 0: never
     most_queued: int = 10_000  # images of one member that wait; 0: no limit
     most_queued_in_account: int = 100_000  # images of all members together; 0: no limit
-    metrics_open: bool = False  # /metrics is told without a token
+    metrics_open: bool = False  # tell /metrics without a token
     supervised: bool = False  # stop when standard input closes
     timers: Timers = field(default_factory=Timers)
 

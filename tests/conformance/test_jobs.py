@@ -71,6 +71,27 @@ async def test_submit_same_key_after_the_window_is_a_new_job(world: World) -> No
     assert again.job.job_id == outside.job.job_id
 
 
+async def test_key_is_looked_up_as_submit_would_answer_and_nothing_is_written(
+    world: World,
+) -> None:
+    async def looked_up(**more: object) -> Any:
+        new = world.new_job(idempotency_key="k", **more)
+        return await world.store.submitted(new, key_window_ms=DAY_MS)
+
+    assert await looked_up() is None
+    first = await world.submit(2, idempotency_key="k")
+    at = first.job.created_ms
+    again = await looked_up(count=2)
+    assert again is not None
+    assert (again.job.job_id, again.repeated, again.conflict) == (first.job.job_id, True, False)
+    clash = await looked_up(request_digest=b"other")
+    assert clash is not None
+    assert (clash.repeated, clash.conflict) == (False, True)
+    assert await looked_up(member="bob") is None
+    assert await looked_up(created_ms=at + DAY_MS) is None
+    assert len((await world.store.jobs(world.account)).jobs) == 1
+
+
 async def test_submit_same_key_of_another_member_is_a_new_job(world: World) -> None:
     first = await world.submit(idempotency_key="k")
     other = await world.submit(idempotency_key="k", member="bob")

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -126,9 +126,15 @@ class Pool:
         return self.broker
 
     def start_agent(
-        self, name: str = "one", *, broker: str = "", wait: bool = True, **environment: str
+        self,
+        name: str = "one",
+        *,
+        broker: str = "",
+        wait: bool = True,
+        arguments: Sequence[str] = (),
+        **environment: str,
     ) -> Process:
-        arguments = ["--home", str(self.folder / name), "--broker", broker or self.url]
+        arguments = ["--home", str(self.folder / name), "--broker", broker or self.url, *arguments]
         arguments += ["--device", "cpu", "--name", name]
         log = self.folder / f"{name}.log"
         agent = Process(

@@ -128,6 +128,7 @@ class Round:
         self._costs: dict[tuple[Kind, bool], _Costs] = {}
         self._cursors: dict[tuple[int, str], dict[Need, _Cursor]] = {}
         self._spent: dict[tuple[int, str], float] = {}
+        self._room = dict(state.room)
         self._looked = 0
         self._holding = False
         # Rows whose only model is `_model`, and rows that do something more, in this round's view.
@@ -158,6 +159,7 @@ class Round:
 
     def forecast(self) -> None:
         """Place images as if every card were open to them: for `outlook`."""
+        self._room = {}  # as if they all might run: a cap delays its own member alone
         self.left, self._deep = 1 << 30, False
         self.open = np.zeros_like(self.open)
         self.run()
@@ -190,6 +192,10 @@ class Round:
             self.left and len(self.gives) < settings.most_gives and self._looked < settings.look_at
         )
 
+    def _may(self, member: str) -> bool:
+        """Whether one more image of the member may run."""
+        return self._room.get(member, 1) > 0
+
     def _classes(self) -> list[int]:
         return self.state.lines.classes()
 
@@ -200,13 +206,15 @@ class Round:
         quota = 1 + int(self.left * self.state.settings.overdue_share)
         for job in self.state.overdue(self.now, quota):
             for index in job.lowest(quota):
+                if not self._may(job.facts.member):
+                    break
                 if quota and self._more() and job.number not in self.hopeless:
                     quota -= 1
                     self._place(job, index, urgent=True)
 
     def _place_class(self, priority: int) -> None:
         settings = self.state.settings
-        members = self.state.fairness.members(priority)
+        members = [one for one in self.state.fairness.members(priority) if self._may(one[1])]
         if not members:
             return
         limit = min(spent for spent, _ in members) + self.state.slack
@@ -245,6 +253,8 @@ class Round:
         shut: set[Need] = set()  # no card takes these in this round
         while order and self._more() and most > 0:
             _, member = heapq.heappop(order)
+            if not self._may(member):
+                continue
             head = self._head(priority, member, shut)
             if head is None:
                 continue
@@ -293,6 +303,8 @@ class Round:
         nothing that another would have done sooner in spite of the queue."""
         heads = []
         for member, need in lines:
+            if not self._may(member):
+                continue
             if (head := self._line_head(priority, member, need)) is not None:
                 heads.append((self._had(priority, member), head[0].rank, head))
         for _, _, (job, index) in sorted(heads, key=lambda entry: entry[:2]):
@@ -360,6 +372,7 @@ class Round:
         image = (job.facts.job_id, index)
         staged = bool(card.held)
         self.passed.add(image)
+        self._takes(job.facts.member)
         images = [image, *self._companions(card, job)]
         self.gives.append(Give(card.facts.card_id, tuple(images), kind.model, staged))
         self.open[card.row] = False
@@ -372,6 +385,10 @@ class Round:
             self._spent[key] = self._had(*key) + share
         for one in images:
             self.finishes[one] = float(self.free[card.row])
+
+    def _takes(self, member: str) -> None:
+        if member in self._room:
+            self._room[member] -= 1
 
     def _companions(self, card: Card, job: Job) -> Iterator[Image]:
         """Images of the same kind that ride along, where that is quicker than one by one and no
@@ -398,6 +415,9 @@ class Round:
                 image = (other.facts.job_id, index)
                 if image in self.passed or card.facts.card_id in other.avoid.get(index, ()):
                     continue
+                if not self._may(other.facts.member):
+                    break
+                self._takes(other.facts.member)
                 found.append(image)
                 if len(found) + 1 >= most:
                     break

@@ -53,6 +53,8 @@ class State:
         self.jobs: dict[str, Job] = {}
         self.ahead: dict[tuple[int, str], Ahead] = {}  # by a job's own class, whatever it is now
         self.holders: dict[Image, str] = {}  # card_id of every image that is held
+        # How many more images a plan may give, for members whose running images are limited.
+        self.room: dict[str, int] = {}
         self.allotments: dict[str, dict[str, int]] = {}  # images by card_id and model
         self.allotted_at = -math.inf
         self.allotted = 0  # images that are still allotted

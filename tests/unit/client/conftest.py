@@ -106,6 +106,8 @@ class Broker(GenerationServicer, PoolServicer, AdminServicer):
     download_hold: dict[int, Hold] = field(default_factory=dict)
     submit_hold: Hold | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
+    running: list[int] = field(default_factory=list)  # images on the card, one for each look
+    breaks_backup: int = 0  # so many streams break
     url: str = ""
 
     async def _asked(self, method: str, request: Any, context: Any) -> None:
@@ -152,6 +154,11 @@ class Broker(GenerationServicer, PoolServicer, AdminServicer):
         self.job.state = pb.JOB_STATE_CANCELLED
         return self.job
 
+    async def Retry(self, request, context):
+        await self._asked("Retry", request, context)
+        self.job.state = pb.JOB_STATE_QUEUED
+        return self.job
+
     async def Upload(self, requests, context):
         data = b""
         header = None
@@ -178,9 +185,9 @@ class Broker(GenerationServicer, PoolServicer, AdminServicer):
     async def ListCards(self, request, context):
         await self._asked("ListCards", request, context)
         info = pool_pb2.CardInfo(card_id="c1", name="kitchen", device="cpu")
-        return pool_pb2.ListCardsResponse(
-            cards=[pool_pb2.Card(info=info, online=True, mode=pool_pb2.MODE_GAMING)]
-        )
+        left = self.running.pop(0) if self.running else 0
+        card = pool_pb2.Card(info=info, online=True, mode=pool_pb2.MODE_GAMING, running=left)
+        return pool_pb2.ListCardsResponse(cards=[card])
 
     async def ListModels(self, request, context):
         await self._asked("ListModels", request, context)
@@ -200,6 +207,42 @@ class Broker(GenerationServicer, PoolServicer, AdminServicer):
     async def RevokeToken(self, request, context):
         await self._asked("RevokeToken", request, context)
         return pool_pb2.Token(token_id=request.token_id, revoked_ms=1)
+
+    async def SetCardStanding(self, request, context):
+        await self._asked("SetCardStanding", request, context)
+        return self._card(request.standing)
+
+    def _card(self, standing=0):
+        info = pool_pb2.CardInfo(card_id="c1", name="kitchen", device="cpu")
+        left = self.running.pop(0) if self.running else 0
+        return pool_pb2.Card(info=info, online=True, mode=1, running=left, standing=standing)
+
+    async def ForgetCard(self, request, context):
+        await self._asked("ForgetCard", request, context)
+        return pool_pb2.ForgetCardResponse(card_id="c1", name="kitchen")
+
+    async def SetQuota(self, request, context):
+        await self._asked("SetQuota", request, context)
+        return request.quota
+
+    async def ListQuotas(self, request, context):
+        await self._asked("ListQuotas", request, context)
+        quota = pool_pb2.Quota(member="ann", most_queued=7, gpu_seconds_per_day=60)
+        ann = pool_pb2.MemberQuota(quota=quota, most_queued=7, queued=2, running=1)
+        return pool_pb2.ListQuotasResponse(members=[ann], queued_in_account=2)
+
+    async def Usage(self, request, context):
+        await self._asked("Usage", request, context)
+        row = pool_pb2.MemberUsage(member="ann", day="2026-11-22", images=3, gpu_seconds=1.5)
+        return pool_pb2.UsageResponse(rows=[row])
+
+    async def Backup(self, request, context):
+        await self._asked("Backup", request, context)
+        for number, chunk in enumerate((b"one ", b"two ", b"three")):
+            if number == 2 and self.breaks_backup:
+                self.breaks_backup -= 1
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "going away")
+            yield pool_pb2.BackupChunk(chunk=chunk)
 
 
 async def _held(hold: Hold) -> None:
