@@ -49,7 +49,7 @@ def plan(state: State, now: float) -> Plan:
         (*actions, *current.gives),
         now if actions else current.wake_at(),
         backlog,
-        backlog > state.settings.deep_after and now - state.asked_at >= state.settings.deep_every,
+        state.wants_allotments(now, backlog),
     )
 
 
@@ -185,12 +185,34 @@ class Round:
         limit = min(spent for spent, _ in members) + self.state.slack
         behind = {member for spent, member in members if spent <= limit}
         if self.backlog_here > settings.hot_after:
+            self._place_late(priority, members)
             if len(behind) < len(members):
                 self._place_in_order(priority, behind, self.left)
             for allowed in (behind, {member for _, member in members}):
                 if self._more():
                     self._go_on(priority, allowed)
         self._place_in_order(priority, {member for _, member in members}, settings.look_at)
+
+    def _place_late(self, priority: int, members: list[tuple[float, str]]) -> None:
+        """Images that wait for unusually long, because their model is wanted seldom."""
+        settings = self.state.settings
+        backlog = self.backlog_here
+        before = self.now - settings.patience - settings.patience_share * backlog
+        late: list[tuple[tuple[float, int], str, Need]] = []
+        for _, member in members:
+            for need in self.state.lines.by_member.get((priority, member), ()):
+                head = self._line_head(priority, member, need)
+                if head is not None and head[0].facts.created < before:
+                    late.append((head[0].rank, member, need))
+        late.sort()
+        self.backlog_here = 0.0
+        for _, member, need in late:
+            head = self._line_head(priority, member, need)
+            while head is not None and head[0].facts.created < before and self._more():
+                if not self._place(*head):
+                    break
+                head = self._line_head(priority, member, need)
+        self.backlog_here = backlog
 
     def _place_in_order(self, priority: int, members: set[str], most: int) -> None:
         """Fair order: whoever has had least, then age."""
@@ -243,8 +265,7 @@ class Round:
         nothing that another would have done sooner in spite of the queue."""
         heads = []
         for member, need in lines:
-            cursor = self._cursor(priority, member, need)
-            if cursor is not None and (head := cursor.head()) is not None:
+            if (head := self._line_head(priority, member, need)) is not None:
                 heads.append((self._had(priority, member), head[0].rank, head))
         for _, _, (job, index) in sorted(heads, key=lambda entry: entry[:2]):
             kind = job.facts.kind
@@ -488,11 +509,14 @@ class Round:
         for need in self.state.lines.by_member.get((priority, member), ()):
             if need in shut:
                 continue
-            cursor = self._cursor(priority, member, need)
-            head = cursor.head() if cursor is not None else None
+            head = self._line_head(priority, member, need)
             if head is not None and (best is None or head[0].rank < best[0].rank):
                 best = head
         return best
+
+    def _line_head(self, priority: int, member: str, need: Need) -> tuple[Job, int] | None:
+        cursor = self._cursor(priority, member, need)
+        return cursor.head() if cursor is not None else None
 
     def _had(self, priority: int, member: str) -> float:
         key = (priority, member)

@@ -55,6 +55,7 @@ class State:
         self.holders: dict[Image, str] = {}  # card_id of every image that is held
         self.allotments: dict[str, dict[str, int]] = {}  # images by card_id and model
         self.allotted_at = -math.inf
+        self.allotted = 0  # images that are still allotted
         self.asked_at = -math.inf  # when the linear programme was asked for last
         self.overdue_credit = 1.0
         self._together = together
@@ -194,6 +195,7 @@ class State:
         allotted = self.allotments.get(give.card_id)
         if allotted is not None and kind.model in allotted:
             allotted[kind.model] -= len(images)
+            self.allotted -= len(images)
             if allotted[kind.model] <= 0:
                 del allotted[kind.model]
         if switching:
@@ -285,7 +287,17 @@ class State:
             card_id: {model: count for model, count in models.items() if count > 0}
             for card_id, models in allotments.items()
         }
+        self.allotted = sum(sum(models.values()) for models in self.allotments.values())
         self.allotted_at = now
+
+    def wants_allotments(self, now: float, backlog: float) -> bool:
+        """Whether it is time to ask the linear programme (again). Not as long as what it said
+        covers most of the queue: every answer is another one, and costs switches."""
+        settings = self.settings
+        if backlog <= settings.deep_after or now - self.asked_at < settings.deep_every:
+            return False
+        covered = self.allotted >= settings.deep_covered * self.lines.images
+        return not covered or now - self.allotted_at > settings.deep_stale
 
     # What a plan asks
 

@@ -20,11 +20,15 @@ class Settings:
     setup_weight_most: float = 2.0
     setup_weight_scale: float = 10.0
     hot_after: float = 6.0  # of backlog: cards go on with the model they hold
+    # An image that waits longer than patience + share x backlog is placed before cards go on.
+    patience: float = 20.0
+    patience_share: float = 1.0
     keep_loads: float = 2.0  # a card keeps a model for this many load times while it is wanted
     deep_after: float = 45.0  # of backlog: the linear programme plans
-    deep_until: float = 12.0  # of backlog: it plans no longer
-    deep_every: float = 20.0  # between two of its plans
-    deep_stale: float = 90.0  # a plan older than this counts no more
+    deep_until: float = 20.0  # of backlog: it plans no longer
+    deep_every: float = 20.0  # between two of its plans, at least
+    deep_covered: float = 0.6  # share of what waits that a plan covers as long as it is good
+    deep_stale: float = 600.0  # a plan older than this counts no more
     stage_lead: float = 2.0  # before a card's batch is expected to end, the next one is staged
     stage_share: float = 0.15  # or this share of the batch, if that is longer
     batch_seconds: float = 30.0  # a batch of several images lasts no longer than this
