@@ -69,7 +69,7 @@ def ask(state: State, now: float) -> Question | None:
         images, work = per_model[model]
         run[line] = table.rates(kind)[rows] * work / images
         run[line][~table.capable(kind)[rows]] = np.inf
-        setup[line] = table.setups(kind)[rows]
+        setup[line] = table.setups(kind)[0][rows]
     cards = [card for row in rows.tolist() if (card := table.rows[row]) is not None]
     return Question(
         tuple(chosen),

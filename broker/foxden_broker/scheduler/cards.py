@@ -83,11 +83,12 @@ class Table:
         self.accepting: Bools = np.empty(0, bool)
         self.paused: Floats = np.empty(0)  # until when it is left alone
         self.probing: Bools = np.empty(0, bool)  # one batch at a time, after a pause
+        self.declined: Floats = np.empty(0)  # until when a deep queue has nothing for it
         self.keep_until: Floats = np.empty(0)  # it keeps its model so long while that is wanted
         self.model: NDArray[np.int32] = np.empty(0, np.int32)  # number of its newest model
         self._numbers: dict[str, int] = {}
         self._rates: OrderedDict[tuple[str, Size], tuple[Kind, Floats]] = OrderedDict()
-        self._setups: OrderedDict[str, tuple[int, Floats]] = OrderedDict()
+        self._setups: OrderedDict[str, tuple[int, Floats, Floats]] = OrderedDict()
         self._capable: OrderedDict[Need, tuple[Kind, Bools]] = OrderedDict()
 
     # Rows
@@ -147,6 +148,7 @@ class Table:
         self.extra[row] = sum(batch.setup + batch.run for batch in held[1:])
         self.grace[row] = self.lead[row] = 0.0
         warm = card.warm
+        self.declined[row] = -math.inf
         newest = held[-1].kind.model if held else next(iter(warm), "")
         self.model[row] = self.number(newest) if newest else -1
         for model in self._setups:
@@ -174,17 +176,18 @@ class Table:
         self._rates.move_to_end(key)
         return found[1]
 
-    def setups(self, kind: Kind) -> Floats:
-        """Seconds until the model is in the card's memory, after all that the card holds."""
+    def setups(self, kind: Kind) -> tuple[Floats, Floats]:
+        """Seconds until the model is in the card's memory, after all that the card holds; and the
+        same where it has to be loaded in any case."""
         found = self._setups.get(kind.model)
         if found is None:
-            column = np.full(self._room, np.inf)
-            found = self._setups[kind.model] = (kind.model_bytes, column)
+            columns = np.full(self._room, np.inf), np.full(self._room, np.inf)
+            found = self._setups[kind.model] = (kind.model_bytes, *columns)
             for card in self.cards.values():
                 self._set_up(card, kind.model)
             _trim(self._setups)
         self._setups.move_to_end(kind.model)
-        return found[1]
+        return found[1], found[2]
 
     def capable(self, kind: Kind) -> Bools:
         found = self._capable.get(kind.need)
@@ -204,9 +207,10 @@ class Table:
 
     def _set_up(self, card: Card, model: str) -> None:
         if (found := self._setups.get(model)) is not None:
-            size, column = found
-            warm = model in card.warm
-            column[card.row] = 0.0 if warm else self.estimates.load(card.facts, model, size)
+            size, setups, loads = found
+            load = self.estimates.load(card.facts, model, size)
+            loads[card.row] = load
+            setups[card.row] = 0.0 if model in card.warm else load
 
     def _grow(self) -> None:
         if len(self.rows) <= self._room:
@@ -214,7 +218,7 @@ class Table:
         old, self._room = self._room, max(16, 2 * self._room)
         for name, filling in (
             ("end", -np.inf), ("grace", 0.0), ("extra", 0.0), ("lead", 0.0), ("slots", 0),
-            ("accepting", False), ("paused", -np.inf), ("probing", False),
+            ("accepting", False), ("paused", -np.inf), ("probing", False), ("declined", -np.inf),
             ("keep_until", -np.inf), ("model", -1),
         ):  # fmt: skip
             column = getattr(self, name)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Hashable, Iterable
 from dataclasses import dataclass, field
 
 from foxden_broker.scheduler.facts import JobFacts, Kind, Need
@@ -25,10 +25,10 @@ class Job:
     number: int  # jobs of the same age go by arrival
     overdue_at: float
     waiting: set[int] = field(default_factory=set)
-    held: int = 0  # images that cards hold
+    held: set[int] = field(default_factory=set)  # images that cards hold
     avoid: dict[int, frozenset[str]] = field(default_factory=dict)  # card ids by image
     listed: bool = False  # among those that may be past their age limit
-    said: tuple[float, float] | None = None  # (when, seconds) of the first forecast
+    said: tuple[float, float, Hashable] | None = None  # first forecast: when, seconds, its sort
     _indices: list[int] = field(default_factory=list)  # heap; may name what waits no more
     _stored: set[int] = field(default_factory=set)  # what the heap holds
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -26,6 +27,7 @@ from foxden_broker.scheduler.lines import Job, Line
 from foxden_broker.scheduler.queue import State
 
 _RECHECK = 1.0  # seconds between two looks at images that wait for a busy card
+_DECLINED = 0.5  # seconds that a card rests for which a deep queue has nothing
 _FIRST_LOOK = 8  # indices of a job that are looked at to begin with
 
 
@@ -44,6 +46,7 @@ def plan(state: State, now: float) -> Plan:
         return Plan(tuple(actions))
     current = Round(state, now, hopeless)
     current.run()
+    current.decline()
     backlog = current.backlog
     return Plan(
         (*actions, *current.gives),
@@ -51,6 +54,15 @@ def plan(state: State, now: float) -> Plan:
         backlog,
         state.wants_allotments(now, backlog),
     )
+
+
+@dataclass
+class _Costs:
+    """Of one kind of work, by card."""
+
+    costs: Floats
+    weight: float  # of set-ups
+    seen: int = 0  # placements of this round that it reckons with
 
 
 class _Cursor:
@@ -93,7 +105,7 @@ class Round:
     """One plan in the making: what was placed so far, as if it were so already."""
 
     def __init__(self, state: State, now: float, hopeless: set[int]) -> None:
-        table = state.table
+        table, settings = state.table, state.settings
         self.state, self.now, self.table = state, now, table
         self.gives: list[Give] = []
         self.hopeless = hopeless
@@ -105,15 +117,23 @@ class Round:
         self._soon = (table.slots == 1) & ~table.probing
         stageable = self._soon & (table.end - now <= table.lead)
         self.open: Bools = self.usable & (idle | stageable)
-        self.left = int(self.open.sum())  # open cards that have got nothing yet
+        # Open cards that have got nothing yet. In a deep queue, those that nothing was found for a
+        # moment ago do not make a round go through its head again.
+        self._deep = state.lines.images > settings.look_at // 4
+        self.left = int(self.open.sum())
+        if self._deep:
+            self.left -= int((self.open & (table.declined > now)).sum())
         self._keeps: Bools = table.keep_until > now
         self._model = table.model.copy()
-        self._costs: dict[Kind, tuple[Floats, float]] = {}
+        self._costs: dict[tuple[Kind, bool], _Costs] = {}
         self._cursors: dict[tuple[int, str], dict[Need, _Cursor]] = {}
         self._spent: dict[tuple[int, str], float] = {}
         self._looked = 0
         self._holding = False
-        self._switched: set[int] = set()  # rows whose model is `_model` now, in this round's view
+        # Rows whose only model is `_model`, and rows that do something more, in this round's view.
+        self._switched: Bools = np.zeros(len(self._model), bool)
+        self._occupied: list[int] = []
+        self._wanted: Bools = self._wanted_models()
         self.backlog_here = 0.0  # of the class in hand and better ones
         self._unpause = math.inf
         self._speeds: dict[Need, float] = {}
@@ -138,9 +158,15 @@ class Round:
 
     def forecast(self) -> None:
         """Place images as if every card were open to them: for `outlook`."""
-        self.left = 1 << 30
+        self.left, self._deep = 1 << 30, False
         self.open = np.zeros_like(self.open)
         self.run()
+
+    def decline(self) -> None:
+        """Remember the cards that the head of a deep queue had nothing for."""
+        if self._deep and len(self.gives) < self.state.settings.most_gives:
+            fresh = self.open & (self.table.declined <= self.now)
+            self.table.declined[fresh] = self.now + _DECLINED
 
     def wake_at(self) -> float:
         """When something changes by itself."""
@@ -149,7 +175,8 @@ class Round:
             return now
         at = min(self.state.next_deadline(), self._unpause)
         leads = (table.end - table.lead)[self.usable & self._soon]
-        for moments in (leads, table.paused[table.accepting], table.keep_until[self.open]):
+        others = (table.paused[table.accepting], table.keep_until[self.open])
+        for moments in (leads, *others, table.declined[self.open]):
             later = moments[moments > now]
             if later.size:
                 at = min(at, float(later.min()))
@@ -175,7 +202,7 @@ class Round:
             for index in job.lowest(quota):
                 if quota and self._more() and job.number not in self.hopeless:
                     quota -= 1
-                    self._place(job, index)
+                    self._place(job, index, urgent=True)
 
     def _place_class(self, priority: int) -> None:
         settings = self.state.settings
@@ -185,9 +212,9 @@ class Round:
         limit = min(spent for spent, _ in members) + self.state.slack
         behind = {member for spent, member in members if spent <= limit}
         if self.backlog_here > settings.hot_after:
-            self._place_late(priority, members)
             if len(behind) < len(members):
-                self._place_in_order(priority, behind, self.left)
+                self._place_in_order(priority, behind, self.left, urgent=True)
+            self._place_late(priority, members)
             for allowed in (behind, {member for _, member in members}):
                 if self._more():
                     self._go_on(priority, allowed)
@@ -196,8 +223,7 @@ class Round:
     def _place_late(self, priority: int, members: list[tuple[float, str]]) -> None:
         """Images that wait for unusually long, because their model is wanted seldom."""
         settings = self.state.settings
-        backlog = self.backlog_here
-        before = self.now - settings.patience - settings.patience_share * backlog
+        before = self.now - settings.patience - settings.patience_share * self.backlog_here
         late: list[tuple[tuple[float, int], str, Need]] = []
         for _, member in members:
             for need in self.state.lines.by_member.get((priority, member), ()):
@@ -205,16 +231,14 @@ class Round:
                 if head is not None and head[0].facts.created < before:
                     late.append((head[0].rank, member, need))
         late.sort()
-        self.backlog_here = 0.0
-        for _, member, need in late:
+        for _, member, need in late:  # one of each: when all are late, none is unusual
             head = self._line_head(priority, member, need)
-            while head is not None and head[0].facts.created < before and self._more():
-                if not self._place(*head):
-                    break
-                head = self._line_head(priority, member, need)
-        self.backlog_here = backlog
+            if head is not None and self._more():
+                self._place(*head, urgent=True)
 
-    def _place_in_order(self, priority: int, members: set[str], most: int) -> None:
+    def _place_in_order(
+        self, priority: int, members: set[str], most: int, *, urgent: bool = False
+    ) -> None:
         """Fair order: whoever has had least, then age."""
         order = [(self._had(priority, member), member) for member in members]
         heapq.heapify(order)
@@ -226,7 +250,8 @@ class Round:
                 continue
             most -= 1
             job, index = head
-            if not self._place(job, index) and not job.avoid.get(index):
+            placed = self._place(job, index, urgent=urgent)
+            if not placed and not job.avoid.get(index):
                 shut.add(job.facts.kind.need)
             heapq.heappush(order, (self._had(priority, member), member))
 
@@ -239,7 +264,10 @@ class Round:
                 by_model.setdefault(need[0], []).append((member, need))
         fresh = self.now - state.allotted_at < state.settings.deep_stale
         use = fresh and self.backlog_here > state.settings.deep_until
-        for row in np.flatnonzero(self.open).tolist():
+        some = self.open.copy()
+        if not use or not state.allotments:
+            some &= self._model >= 0  # cards with nothing loaded go on with nothing
+        for row in np.flatnonzero(some).tolist():
             if not self._more():
                 return
             card = self.table.rows[row]
@@ -269,7 +297,7 @@ class Round:
                 heads.append((self._had(priority, member), head[0].rank, head))
         for _, _, (job, index) in sorted(heads, key=lambda entry: entry[:2]):
             kind = job.facts.kind
-            costs, _ = self._cost(kind)
+            costs = self._cost(kind)
             row = card.row
             if not costs[row] < math.inf and hot:
                 continue
@@ -287,19 +315,22 @@ class Round:
 
     # Placing
 
-    def _place(self, job: Job, index: int) -> bool:
+    def _place(self, job: Job, index: int, *, urgent: bool = False) -> bool:
         """Give the image to the card where it ends soonest, or let it wait for that card. False:
-        no card takes it now."""
+        no card takes it now. An urgent one need not mind what cards would like to keep loaded, and
+        the longer it has waited, the less it waits for a better card."""
         self._looked += 1
         image = (job.facts.job_id, index)
         kind = job.facts.kind
-        costs, _ = self._cost(kind)
+        costs = self._cost(kind, urgent=urgent)
         if avoid := job.avoid.get(index):
             costs = self._without(costs, kind, avoid)
         row = int(costs.argmin())
         if not costs[row] < math.inf:
             self.passed.add(image)
             return False
+        if not self.open[row]:
+            row = self._open_instead(job, costs, row, urgent=urgent)
         card = self.table.rows[row]
         assert card is not None
         if self.open[row] and self._end(kind, row) <= job.facts.deadline:
@@ -311,6 +342,19 @@ class Round:
         self.finishes[image] = float(self.free[row])
         return True
 
+    def _open_instead(self, job: Job, costs: Floats, best: int, *, urgent: bool) -> int:
+        """A card that is open, if it is nearly as good as the best one: by the time that is open,
+        others may have taken it, and an image that always hopes for the next never starts."""
+        rows = np.flatnonzero(self.open)
+        if not rows.size:
+            return best
+        row = int(rows[costs[rows].argmin()])
+        more = self.state.settings.near * float(self.table.rates(job.facts.kind)[row])
+        more *= job.facts.kind.work
+        if urgent:
+            more += self.state.settings.near_age * max(0.0, self.now - job.facts.created)
+        return row if costs[row] <= costs[best] + more else best
+
     def _hand_over(self, card: Card, job: Job, index: int) -> None:
         kind = job.facts.kind
         image = (job.facts.job_id, index)
@@ -319,7 +363,7 @@ class Round:
         images = [image, *self._companions(card, job)]
         self.gives.append(Give(card.facts.card_id, tuple(images), kind.model, staged))
         self.open[card.row] = False
-        self.left -= 1
+        self.left -= not (self._deep and self.table.declined[card.row] > self.now)
         self._occupy(card, kind, len(images))
         share = self.state.estimates.seconds(card.facts, kind, len(images)) / len(images)
         for job_id, _ in images:
@@ -369,54 +413,49 @@ class Round:
         warm = self._warm(card, row, kind.model)
         setup = 0.0 if warm else self._load(card, kind)
         self.free[row] += setup + state.estimates.seconds(card.facts, kind, images)
-        if not warm or self._model[row] < 0:
+        if not warm:
             self._model[row] = self.table.number(kind.model)
-            self._switched.add(row)
-        for other, (costs, weight) in self._costs.items():
-            if costs[row] < math.inf:
-                same = self._warm(card, row, other.model)
-                setup = 0.0 if same else self._load(card, other)
-                rate = float(self.table.rates(other)[row])
-                costs[row] = self.free[row] + weight * setup + rate * other.work
+            self._switched[row] = True
+        self._occupied.append(row)
 
     # What things cost
 
-    def _cost(self, kind: Kind) -> tuple[Floats, float]:
+    def _cost(self, kind: Kind, *, urgent: bool = False) -> Floats:
         """When each card would have drawn one image of this kind, set-up weighed; inf where it may
-        not. And the weight."""
-        found = self._costs.get(kind)
+        not."""
+        found = self._costs.get((kind, urgent))
         if found is not None:
-            return found
+            self._catch_up(kind, found)
+            return found.costs
         table, settings = self.table, self.state.settings
-        weight = 1 + min(
-            settings.setup_weight_most, self.backlog_here / settings.setup_weight_scale
-        )
-        setups = table.setups(kind)
-        if self._switched:
-            setups = setups.copy()
-            for row in self._switched:
-                card = table.rows[row]
-                assert card is not None
-                warm = self._warm(card, row, kind.model)
-                setups[row] = 0.0 if warm else self._load(card, kind)
+        weight = 1.0
+        if not urgent:
+            backlog = self.backlog_here / settings.setup_weight_scale
+            weight += min(settings.setup_weight_most, backlog)
+        setups, _ = table.setups(kind)
         costs: Floats = self.free + weight * setups + table.rates(kind) * kind.work
         barred = ~(self.usable & table.capable(kind))
-        barred |= self._kept(kind, setups)
+        if not urgent:
+            # Cards that keep another model yet, because that is wanted.
+            barred |= self._keeps & (setups > 0) & self._wanted[table.model]
         costs[barred] = np.inf
         for what in (kind.model, kind.need):
             self._keep_away(costs, what)
-        self._costs[kind] = (costs, weight)
-        return self._costs[kind]
+        found = self._costs[kind, urgent] = _Costs(costs, weight)
+        self._catch_up(kind, found)
+        return found.costs
 
-    def _kept(self, kind: Kind, setups: Floats) -> Bools:
-        """Cards that keep another model yet, because it is wanted."""
-        wanted = [
-            self.table.number(model) for model in self.state.lines.models if model != kind.model
-        ]
-        kept: Bools = self._keeps & (setups > 0)
-        if kept.any():
-            kept &= np.isin(self._model, wanted)
-        return kept
+    def _catch_up(self, kind: Kind, known: _Costs) -> None:
+        """Reckon with what was placed since these costs were looked at."""
+        rows = self._occupied[known.seen :]
+        if not rows:
+            return
+        known.seen = len(self._occupied)
+        setups, loads = self.table.setups(kind)
+        same = self._model[rows] == self.table.number(kind.model)
+        setup = np.where(self._switched[rows], np.where(same, 0.0, loads[rows]), setups[rows])
+        new = self.free[rows] + known.weight * setup + self.table.rates(kind)[rows] * kind.work
+        known.costs[rows] = np.where(np.isinf(known.costs[rows]), np.inf, new)
 
     def _keep_away(self, costs: Floats, what: str | Need) -> None:
         quarantine, now = self.state.quarantine, self.now
@@ -451,7 +490,7 @@ class Round:
         """When this card would have drawn one image of this kind."""
         card = self.table.rows[row]
         assert card is not None
-        costs, _ = self._cost(kind)
+        costs = self._cost(kind)
         if not self.usable[row] or not self.table.capable(kind)[row]:
             return math.inf
         if math.isinf(costs[row]) and self._paused(card, kind):
@@ -469,12 +508,19 @@ class Round:
         )
 
     def _warm(self, card: Card, row: int, model: str) -> bool:
-        if row in self._switched:
+        if self._switched[row]:
             return bool(self._model[row] == self.table.number(model))
         return model in card.warm
 
     def _load(self, card: Card, kind: Kind) -> float:
         return self.state.estimates.load(card.facts, kind.model, kind.model_bytes)
+
+    def _wanted_models(self) -> Bools:
+        """By number of a model; the last is for cards that have none."""
+        wanted = [self.table.number(model) for model in self.state.lines.models]
+        found = np.zeros(max([*wanted, int(self._model.max(initial=-1))]) + 2, bool)
+        found[wanted] = True
+        return found
 
     def _backlog(self, priority: int) -> float:
         """Seconds that all usable cards together need for what waits in this class and better."""

@@ -104,7 +104,8 @@ class State:
         job = self.jobs.get(job_id)
         if job is not None:
             self._leave(job, index)
-            self._close_if_over(job)
+            job.said = None  # how long it took says nothing about forecasts any more
+            self._close_if_over(job, now)
 
     def job_cancelled(self, job_id: str, now: float) -> None:
         """Nothing of it waits any more; what cards hold ends by itself."""
@@ -112,7 +113,8 @@ class State:
         if job is not None:
             for index in list(job.waiting):
                 self._leave(job, index)
-            self._close_if_over(job)
+            job.said = None
+            self._close_if_over(job, now)
 
     # Cards
 
@@ -187,7 +189,7 @@ class State:
             batch.charges[image] = (job.facts.member, job.priority, share)
             self.fairness.charge((job.priority, job.facts.member), share)
             self._leave(job, image[1])
-            job.held += 1
+            job.held.add(image[1])
             self.holders[image] = give.card_id
         late = images[0][0].overdue_at <= now
         credit = self.overdue_credit + (-1.0 if late else self.settings.overdue_share)
@@ -217,7 +219,7 @@ class State:
         run = self.estimates.seconds(card.facts, kind)
         image = (job_id, index)
         self._leave(job, index)
-        job.held += 1
+        job.held.add(index)
         self.holders[image] = card_id
         found = next((batch for batch in card.held if batch.kind == kind), None)
         if found is None:
@@ -381,9 +383,11 @@ class State:
             if now_in not in self.lines.by_member:
                 self.fairness.rests(now_in)
 
-    def _close_if_over(self, job: Job) -> None:
-        if not job.waiting and not job.held:
-            self.jobs.pop(job.facts.job_id, None)
+    def _close_if_over(self, job: Job, now: float) -> None:
+        if not job.waiting and not job.held and self.jobs.pop(job.facts.job_id, None) is not None:
+            if job.said is not None:
+                when, seconds, sort = job.said
+                self.errors.take(sort, seconds, now - when)
             own = (job.facts.priority, job.facts.member)
             if (ahead := self.ahead.get(own)) is not None:
                 ahead.remove(job.facts.job_id)
@@ -410,10 +414,12 @@ class State:
             if not batch.images:
                 self._batch_over(card, batch, now)
         if job is not None:
-            job.held -= 1
+            job.held.discard(index)
             if waits:
                 self.image_waits(job_id, index, now)
-            self._close_if_over(job)
+            elif outcome is not Outcome.DONE:
+                job.said = None
+            self._close_if_over(job, now)
 
     def _settle(self, batch: Batch, image: Image, now: float, outcome: Outcome | None) -> None:
         """Correct what the member was charged to what the card really spent."""

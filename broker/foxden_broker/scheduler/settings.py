@@ -17,12 +17,16 @@ class Settings:
     most_gives: int = 64  # batches a round hands out; more are left to the next, at once
     most_expired: int = 256  # images a round expires
     # Set-up is weighed with 1 + min(most, backlog / scale): a deep queue is no time for switches.
-    setup_weight_most: float = 2.0
+    setup_weight_most: float = 1.0
     setup_weight_scale: float = 10.0
     hot_after: float = 6.0  # of backlog: cards go on with the model they hold
     # An image that waits longer than patience + share x backlog is placed before cards go on.
-    patience: float = 20.0
-    patience_share: float = 1.0
+    patience: float = 30.0
+    patience_share: float = 0.5
+    # An open card is taken instead of a better one that is busy yet, if the image ends later by no
+    # more than this share of its drawing; what is urgent adds a share of the time it has waited.
+    near: float = 0.1
+    near_age: float = 0.25
     keep_loads: float = 2.0  # a card keeps a model for this many load times while it is wanted
     deep_after: float = 45.0  # of backlog: the linear programme plans
     deep_until: float = 20.0  # of backlog: it plans no longer

@@ -76,9 +76,7 @@ class Foxden:
             first = listed[0]
             kind = self.kinds.get((first.model.name, first.steps))
             if kind is None:
-                kind = self.kinds[first.model.name, first.steps] = kind_of(
-                    first.model, first.steps
-                )
+                kind = self.kinds[first.model.name, first.steps] = kind_of(first.model, first.steps)
             facts = JobFacts(job_id, first.member, kind, first.created, first.priority)
             for image in listed:
                 self.images[job_id, image.index] = image
@@ -95,9 +93,7 @@ class Foxden:
     def gone(self, card: SimCard, images: list[SimImage], now: float) -> None:
         self.state.card_gone(card.card_id, now)
         for image in images:
-            self.state.image_ended(
-                image.job_id, image.index, now, Outcome.RELEASED, waits=True
-            )
+            self.state.image_ended(image.job_id, image.index, now, Outcome.RELEASED, waits=True)
 
     def back(self, card: SimCard, now: float) -> None:
         self._describe(card, now, True)

@@ -133,9 +133,7 @@ def batch_of_work(jobs: int, of: list[Model], random_: random.Random) -> list[Si
     ]
 
 
-def stream(
-    jobs: int, per_second: float, of: list[Model], random_: random.Random
-) -> list[SimImage]:
+def stream(jobs: int, per_second: float, of: list[Model], random_: random.Random) -> list[SimImage]:
     """Jobs of one image each that come at random moments (Poisson)."""
     weights, made, at = popularity(len(of)), [], 0.0
     for number in range(jobs):
