@@ -223,7 +223,7 @@ class Round:
     def _place_late(self, priority: int, members: list[tuple[float, str]]) -> None:
         """Images that wait for unusually long, because their model is wanted seldom."""
         settings = self.state.settings
-        before = self.now - settings.patience - settings.patience_share * self.backlog_here
+        before = self.now - settings.patience - settings.patience_share * self.state.usual_wait
         late: list[tuple[tuple[float, int], str, Need]] = []
         for _, member in members:
             for need in self.state.lines.by_member.get((priority, member), ()):

@@ -25,6 +25,7 @@ from foxden_broker.scheduler.lines import Job, Lines
 from foxden_broker.scheduler.quarantine import Quarantine
 from foxden_broker.scheduler.settings import Settings
 
+_NEWEST_WAIT = 0.05  # weight of the newest in the usual wait
 _RELEARN = 30.0  # seconds between two rounds of spreading what a class has learnt
 
 
@@ -58,6 +59,7 @@ class State:
         self.allotted = 0  # images that are still allotted
         self.asked_at = -math.inf  # when the linear programme was asked for last
         self.overdue_credit = 1.0
+        self.usual_wait = 0.0  # seconds that images had waited which were given lately
         self._together = together
         self._capable = capable
         self._due: list[tuple[float, int, Job]] = []  # heap: age limits
@@ -75,8 +77,6 @@ class State:
             overdue = facts.created + limit
             job = Job(facts, self.lines.number(), overdue)
             self.jobs[facts.job_id] = job
-            if facts.deadline < math.inf:
-                heapq.heappush(self._deadlines, (self._last_start(job), job.number, job))
         for index in indices:
             self.image_waits(facts.job_id, index, now)
 
@@ -91,7 +91,8 @@ class State:
             return
         own = (job.facts.priority, job.facts.member)
         self.ahead.setdefault(own, Ahead()).add(job_id, 1, job.facts.kind.work)
-        if job.facts.deadline < math.inf and not job.waiting:
+        if job.facts.deadline < math.inf and not job.timed:
+            job.timed = True
             heapq.heappush(self._deadlines, (self._last_start(job), job.number, job))
         if self.lines.waits(job, index):
             if not job.listed and job.overdue_at < math.inf:
@@ -191,6 +192,8 @@ class State:
             self._leave(job, image[1])
             job.held.add(image[1])
             self.holders[image] = give.card_id
+        waited = now - images[0][0].facts.created
+        self.usual_wait += _NEWEST_WAIT * (max(0.0, waited) - self.usual_wait)
         late = images[0][0].overdue_at <= now
         credit = self.overdue_credit + (-1.0 if late else self.settings.overdue_share)
         self.overdue_credit = min(1.0, max(-1.0, credit))
@@ -306,7 +309,7 @@ class State:
     @property
     def slack(self) -> float:
         """GPU-seconds that a member may be behind before fairness goes before speed."""
-        return max(self.settings.slack, self.settings.slack_per_card * len(self.table.cards))
+        return self.settings.slack + self.settings.slack_per_card * len(self.table.cards)
 
     def together(self, card: Card, kind: Kind) -> int:
         if self._together is not None:
@@ -334,7 +337,8 @@ class State:
         again: list[tuple[float, int, Job]] = []
         while self._deadlines and self._deadlines[0][0] <= now and len(found) < 64:
             _, number, job = heapq.heappop(self._deadlines)
-            if self.jobs.get(job.facts.job_id) is not job or not job.waiting:
+            if not job.waiting:
+                job.timed = False  # it is listed again when an image comes back
                 continue
             last = self._last_start(job)
             again.append((last if last > now else now + 1.0, number, job))
@@ -427,8 +431,10 @@ class State:
         if not member and not charged:
             return
         really = 0.0
-        if outcome not in (None, Outcome.REFUSED) and batch.started is not None:
-            really = (now - batch.started) / batch.size
+        begun = batch.begins if outcome is Outcome.DONE else None  # never told of its start
+        begun = batch.started if batch.started is not None else begun
+        if begun is not None and outcome not in (None, Outcome.REFUSED):
+            really = max(0.0, now - begun) / batch.size
         if charged or really:
             self.fairness.charge((priority, member), really - charged)
 
