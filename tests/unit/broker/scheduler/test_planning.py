@@ -364,5 +364,3 @@ def test_what_the_store_did_not_lease_goes_back_to_the_queue(desk: Desk) -> None
     desk.state.not_given("j", 0, desk.now, waits=False)
     assert desk.plan() == []
     assert not desk.state.jobs
-
-
