@@ -1,5 +1,5 @@
-"""The scheduler in a simulated pool: how soon work is done, how fairly, how well it is foretold, and
-what a plan costs. docs/benchmarks/scheduling.md says how it is simulated.
+"""The scheduler in a simulated pool: how soon work is done, how fairly, how well it is foretold,
+and what a plan costs. docs/benchmarks/scheduling.md says how it is simulated.
 
 Constants were chosen on seeds 0 to 9; these rows come from seeds 100 and up.
 """

@@ -1,4 +1,4 @@
-"""The scheduler's parts one by one: sums, accounts, estimates, breakers, forecasts, the programme."""
+"""The scheduler's parts one by one: sums, accounts, estimates, breakers, forecasts, allotments."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_time_away_is_not_saved_up_beyond_the_credit() -> None:
     fairness.rests((2, "bob"))
     fairness.charge((2, "ann"), 5000)
     fairness.waits((2, "bob"), 60)
-    spent = dict((member, had) for had, member in fairness.members(2))
+    spent = {member: had for had, member in fairness.members(2)}
     assert spent["ann"] - spent["bob"] == 60
 
 
@@ -61,7 +61,7 @@ def test_what_was_used_alone_is_not_held_against_a_member_beyond_the_credit() ->
     fairness._floor[2] = 0.0
     fairness.waits((2, "bob"), 60)
     fairness.waits((2, "ann"), 60)
-    spent = dict((member, had) for had, member in fairness.members(2))
+    spent = {member: had for had, member in fairness.members(2)}
     assert spent["ann"] - spent["bob"] <= 60
 
 

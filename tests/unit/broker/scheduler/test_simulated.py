@@ -1,4 +1,4 @@
-"""The simulator that the benchmarks use, small and with a seed: everything is done, and sensibly."""
+"""The benchmarks' simulator, small and with a seed: everything is done, and sensibly."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import pytest
 pytest.importorskip("scipy")
 sys.path.insert(0, str(Path(__file__).resolve().parents[4] / "tests" / "bench"))
 
-from fleet_sim import bound  # noqa: E402
-from fleet_sim.baselines import Fifo, LoadedFirst, Pressure, Pull  # noqa: E402
-from fleet_sim.measures import batch, churn, jain, lone_jobs  # noqa: E402
-from fleet_sim.ours import Foxden  # noqa: E402
-from fleet_sim.simulator import simulate  # noqa: E402
-from fleet_sim.world import batch_of_work, fleet, models  # noqa: E402
+from fleet_sim import bound
+from fleet_sim.baselines import Fifo, LoadedFirst, Pressure, Pull
+from fleet_sim.measures import batch, churn, jain, lone_jobs
+from fleet_sim.ours import Foxden
+from fleet_sim.simulator import simulate
+from fleet_sim.world import batch_of_work, fleet, models
 
 
 def test_no_policy_beats_the_bound_and_foxden_comes_closest() -> None:
