@@ -37,7 +37,7 @@ def plan(state: State, now: float) -> Plan:
     state.teach(now)
     actions: list[Action] = []
     hopeless: set[int] = set()
-    for job, reason in state.hopeless(now):
+    for job, reason in state.timeouts.hopeless(now):
         hopeless.add(job.number)
         left = state.settings.most_expired - len(actions)
         indices = job.lowest(left) if left > 0 else []
@@ -116,7 +116,7 @@ class Round(Costs):
         table, now = self.table, self.now
         if len(self.gives) >= self.state.settings.most_gives:
             return now
-        at = min(self.state.next_deadline(), self._unpause)
+        at = min(self.state.timeouts.next_deadline(), self._unpause)
         leads = (table.end - table.lead)[self.usable & self._soon]
         others = (table.paused[table.accepting], table.keep_until[self.open])
         for moments in (leads, *others, table.declined[self.open]):
@@ -141,7 +141,7 @@ class Round(Costs):
             return
         self.backlog_here = 0.0
         quota = 1 + int(self.left * self.state.settings.overdue_share)
-        for job in self.state.overdue(self.now, quota):
+        for job in self.state.timeouts.overdue(self.now, quota):
             for index in job.lowest(quota):
                 if quota and self._more() and job.number not in self.hopeless:
                     quota -= 1
