@@ -1,7 +1,7 @@
 """The state of one pool that a plan looks at, kept by events. Pure: every event takes `now`.
 
-No event costs more for a deep queue than for a short one (logarithms apart), and none walks over the
-cards (a job with a deadline takes one vector operation).
+No event costs more for a deep queue than for a short one (logarithms apart), and none walks over
+the cards (a job with a deadline takes one vector operation).
 """
 
 from __future__ import annotations
