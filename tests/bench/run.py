@@ -1,6 +1,6 @@
 """Measure Foxden: one table on the screen, one file for programs (build/bench.json).
 
-    .venv/bin/python tests/bench/run.py [--only NAME ...] [--markdown FILE]
+    .venv/bin/python tests/bench/run.py [--long] [--only NAME ...] [--markdown FILE]
 
 Times of a shared machine mean little by themselves. What has an aim is a ratio where it can be:
 both sides by turns in one run, and the median of the pairs. docs/benchmarks/README.md says more.
@@ -21,6 +21,7 @@ import demo
 import fanout
 import imports
 import overhead
+import scheduling
 import submitting
 from measuring import ROOT, Row
 from rich.console import Console
@@ -33,6 +34,11 @@ BENCHMARKS = {
     "demo": demo.run,
     "import": imports.run,
     "submit": submitting.run,
+    "schedule": scheduling.run,
+}
+# What takes too long for every day; --long runs these instead, unless --only chooses.
+LONG = {
+    "schedule": scheduling.run_long,
 }
 RESULT = ROOT / "build" / "bench.json"
 _BEGIN, _END = "<!-- table: run.py --markdown -->", "<!-- end of table -->"
@@ -41,16 +47,18 @@ _BEGIN, _END = "<!-- table: run.py --markdown -->", "<!-- end of table -->"
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=BENCHMARKS, metavar="NAME", help="run these")
+    parser.add_argument("--long", action="store_true", help="the long form, where there is one")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="put the table there, too")
     arguments = parser.parse_args()
     console, progress = Console(), Console(stderr=True)
     rows: list[Row] = []
     loads = []
-    for name in arguments.only or BENCHMARKS:
+    chosen = {**BENCHMARKS, **LONG} if arguments.long else BENCHMARKS
+    for name in arguments.only or (LONG if arguments.long else BENCHMARKS):
         loads.append(os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0)
         begun = time.monotonic()
         with progress.status(f"measuring {name}"):
-            rows += BENCHMARKS[name]()
+            rows += chosen[name]()
         progress.print(f"{name}: {time.monotonic() - begun:.0f} s")
     about = machine(max(loads))
     console.print(table(rows, about))

@@ -29,6 +29,8 @@ When something happens, tell the state, then plan:
     its agent is gone                               card_gone(card_id, now): images stay held
     it was removed for good                         card_forgotten(card_id, now)
     a card held it before a restart                 restored(job_id, index, card_id, now, started=)
+                                                    (after add_job, with no or other indices, and
+                                                    card_here; accepting=False while it is away)
     a card has begun with an image                  image_started(job_id, index, now)
     a card's hold on it ended                       image_ended(job_id, index, now, Outcome,
                                                     waits=queued again?, load_seconds=, run_seconds=
@@ -46,7 +48,7 @@ Then:
                     Assignment to action.card_id. What the store did not lease:
                     state.not_given(job_id, index, now, waits=is it still queued?)
             Expire  state.image_left(job_id, index, now) at once; end it in the store with
-                    action.reason. If that fails: state.image_waits(...)
+                    action.reason. If that fails: state.add_job(facts, [index], now)
         if not todo.actions: break
 
 and plan again at the next event, or at `todo.wake_at` (math.inf: never) if nothing happens before.

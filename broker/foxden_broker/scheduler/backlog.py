@@ -1,14 +1,14 @@
 """A plan for a deep backlog: a small linear programme says how many images of which model each card
 should take, so that all are done soonest and models are loaded seldom.
 
-`ask` makes a question of plain values from the state, `solve` answers it (scipy; tens to hundreds of
-milliseconds, so in a thread or a process), `State.use_allotments` takes the answer. Without scipy
-`available` is False and the queue is planned a step at a time. Pure.
+`ask` makes a question of plain values from the state, `solve` answers it (scipy; tens to hundreds
+of milliseconds, so in a thread or a process), `State.use_allotments` takes the answer. Without
+scipy `available` is False and the queue is planned a step at a time. Pure.
 
-The programme: x images of model m on cards of group g, loaded on y of its cards. Minimise the time T
-with: every image somewhere; sum over m of x run + y setup + busy <= T on each group; x <= y u, where u
-is what one card can do of this model in T. Fractions are rounded down; what is left goes, one by one,
-where it ends soonest.
+The programme: x images of model m on cards of group g, loaded on y of its cards. Minimise the time
+T with: every image somewhere; sum over m of x run + y setup + busy <= T on each group; x <= y u,
+where u is what one card can do of this model in T. Fractions are rounded down; what is left goes,
+one by one, where it ends soonest.
 """
 
 from __future__ import annotations
@@ -101,14 +101,14 @@ def programme(
     images: Floats, cards: Floats, busy: Floats, run: Floats, setup: Floats
 ) -> tuple[Floats, Floats, float]:
     """(x, y, T): models in rows, groups of so many alike cards in columns."""
-    x, y, time = relaxed(images, cards, busy, run, setup, math.inf)
+    _, _, time = relaxed(images, cards, busy, run, setup, math.inf)
     return relaxed(images, cards, busy, run, setup, 1.02 * time)
 
 
 def relaxed(
     images: Floats, cards: Floats, busy: Floats, run: Floats, setup: Floats, most: float
 ) -> tuple[Floats, Floats, float]:
-    """The programme, where a card that loads a model can do what fits into `most` seconds with it."""
+    """The programme, where a card that loads a model does no more of it than fits into `most`."""
     from scipy.optimize import linprog
     from scipy.sparse import coo_matrix
 

@@ -29,7 +29,7 @@ class Fairness:
             return
         floor = self.floor(priority)
         waiting[member] = None
-        had = self.spent.get(key, floor)
+        had = self.spent.get(key, floor - credit)
         self.spent[key] = min(max(had, floor - credit), floor + credit)
         self._floor[priority] = floor
 

@@ -28,6 +28,7 @@ class Job:
     held: set[int] = field(default_factory=set)  # images that cards hold
     avoid: dict[int, frozenset[str]] = field(default_factory=dict)  # card ids by image
     listed: bool = False  # among those that may be past their age limit
+    timed: bool = False  # among those with a deadline to look at
     said: tuple[float, float, Hashable] | None = None  # first forecast: when, seconds, its sort
     _indices: list[int] = field(default_factory=list)  # heap; may name what waits no more
     _stored: set[int] = field(default_factory=set)  # what the heap holds

@@ -17,18 +17,18 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
 from foxden_broker.scheduler.cards import Bools, Card, Floats
-from foxden_broker.scheduler.facts import Action, Expire, Give, Image, Kind, Need, Plan
-from foxden_broker.scheduler.lines import Job, Line
+from foxden_broker.scheduler.costs import Costs
+from foxden_broker.scheduler.facts import Action, Expire, Give, Image, Need, Plan
+from foxden_broker.scheduler.heads import Cursor
+from foxden_broker.scheduler.lines import Job
 from foxden_broker.scheduler.queue import State
 
 _RECHECK = 1.0  # seconds between two looks at images that wait for a busy card
 _DECLINED = 0.5  # seconds that a card rests for which a deep queue has nothing
-_FIRST_LOOK = 8  # indices of a job that are looked at to begin with
 
 
 def plan(state: State, now: float) -> Plan:
@@ -37,7 +37,7 @@ def plan(state: State, now: float) -> Plan:
     state.teach(now)
     actions: list[Action] = []
     hopeless: set[int] = set()
-    for job, reason in state.hopeless(now):
+    for job, reason in state.timeouts.hopeless(now):
         hopeless.add(job.number)
         left = state.settings.most_expired - len(actions)
         indices = job.lowest(left) if left > 0 else []
@@ -56,65 +56,18 @@ def plan(state: State, now: float) -> Plan:
     )
 
 
-@dataclass
-class _Costs:
-    """Of one kind of work, by card."""
-
-    costs: Floats
-    weight: float  # of set-ups
-    seen: int = 0  # placements of this round that it reckons with
-
-
-class _Cursor:
-    """The head of a line during one round: images that were placed are passed over."""
-
-    def __init__(self, line: Line, passed: set[Image], hopeless: set[int]) -> None:
-        self._jobs = line.oldest()
-        self._passed, self._hopeless = passed, hopeless
-        self._job: Job | None = None
-        self._indices: list[int] = []
-        self._at = 0
-        self.over = False
-
-    def head(self) -> tuple[Job, int] | None:
-        while not self.over:
-            job = self._job
-            if job is not None:
-                while self._at < len(self._indices):
-                    index = self._indices[self._at]
-                    if (job.facts.job_id, index) not in self._passed:
-                        return job, index
-                    self._at += 1
-                if len(self._indices) < len(job.waiting):
-                    self._indices = job.lowest(4 * len(self._indices))
-                    continue
-            self._job = next(self._jobs, None)
-            if self._job is None:
-                self.over = True
-            elif self._job.number not in self._hopeless:
-                self._indices, self._at = self._job.lowest(_FIRST_LOOK), 0
-            else:
-                self._job = None
-        return None
-
-    def close(self) -> None:
-        self._jobs.close()  # gives the heap back
-
-
-class Round:
+class Round(Costs):
     """One plan in the making: what was placed so far, as if it were so already."""
 
     def __init__(self, state: State, now: float, hopeless: set[int]) -> None:
+        super().__init__(state, now)
         table, settings = state.table, state.settings
-        self.state, self.now, self.table = state, now, table
         self.gives: list[Give] = []
         self.hopeless = hopeless
         self.finishes: dict[Image, float] = {}  # expected end of each image that was placed
         self.passed: set[Image] = set()
-        self.free: Floats = table.free(now)
-        self.usable: Bools = table.accepting & (table.paused <= now)
         idle = table.slots == 0
-        self._soon = (table.slots == 1) & ~table.probing
+        self._soon: Bools = (table.slots == 1) & ~table.probing
         stageable = self._soon & (table.end - now <= table.lead)
         self.open: Bools = self.usable & (idle | stageable)
         # Open cards that have got nothing yet. In a deep queue, those that nothing was found for a
@@ -123,21 +76,11 @@ class Round:
         self.left = int(self.open.sum())
         if self._deep:
             self.left -= int((self.open & (table.declined > now)).sum())
-        self._keeps: Bools = table.keep_until > now
-        self._model = table.model.copy()
-        self._costs: dict[tuple[Kind, bool], _Costs] = {}
-        self._cursors: dict[tuple[int, str], dict[Need, _Cursor]] = {}
+        self._cursors: dict[tuple[int, str], dict[Need, Cursor]] = {}
         self._spent: dict[tuple[int, str], float] = {}
         self._room = dict(state.room)
         self._looked = 0
         self._holding = False
-        # Rows whose only model is `_model`, and rows that do something more, in this round's view.
-        self._switched: Bools = np.zeros(len(self._model), bool)
-        self._occupied: list[int] = []
-        self._wanted: Bools = self._wanted_models()
-        self.backlog_here = 0.0  # of the class in hand and better ones
-        self._unpause = math.inf
-        self._speeds: dict[Need, float] = {}
         self._accepting = max(1, int(self.usable.sum()))
         self.backlog = self._backlog(3)
 
@@ -175,7 +118,7 @@ class Round:
         table, now = self.table, self.now
         if len(self.gives) >= self.state.settings.most_gives:
             return now
-        at = min(self.state.next_deadline(), self._unpause)
+        at = min(self.state.timeouts.next_deadline(), self._unpause)
         leads = (table.end - table.lead)[self.usable & self._soon]
         others = (table.paused[table.accepting], table.keep_until[self.open])
         for moments in (leads, *others, table.declined[self.open]):
@@ -196,6 +139,10 @@ class Round:
         """Whether one more image of the member may run."""
         return self._room.get(member, 1) > 0
 
+    def _takes(self, member: str) -> None:
+        if member in self._room:
+            self._room[member] -= 1
+
     def _classes(self) -> list[int]:
         return self.state.lines.classes()
 
@@ -204,7 +151,7 @@ class Round:
             return
         self.backlog_here = 0.0
         quota = 1 + int(self.left * self.state.settings.overdue_share)
-        for job in self.state.overdue(self.now, quota):
+        for job in self.state.timeouts.overdue(self.now, quota):
             for index in job.lowest(quota):
                 if not self._may(job.facts.member):
                     break
@@ -231,7 +178,7 @@ class Round:
     def _place_late(self, priority: int, members: list[tuple[float, str]]) -> None:
         """Images that wait for unusually long, because their model is wanted seldom."""
         settings = self.state.settings
-        before = self.now - settings.patience - settings.patience_share * self.backlog_here
+        before = self.now - settings.patience - settings.patience_share * self.state.usual_wait
         late: list[tuple[tuple[float, int], str, Need]] = []
         for _, member in members:
             for need in self.state.lines.by_member.get((priority, member), ()):
@@ -290,7 +237,7 @@ class Round:
                 if self._give_best(priority, card, by_model[model], hot=False):
                     break
             else:
-                for model in warm:
+                for model in sorted(warm):
                     if model in by_model and self._give_best(
                         priority, card, by_model[model], hot=True
                     ):
@@ -303,9 +250,7 @@ class Round:
         nothing that another would have done sooner in spite of the queue."""
         heads = []
         for member, need in lines:
-            if not self._may(member):
-                continue
-            if (head := self._line_head(priority, member, need)) is not None:
+            if self._may(member) and (head := self._line_head(priority, member, need)) is not None:
                 heads.append((self._had(priority, member), head[0].rank, head))
         for _, _, (job, index) in sorted(heads, key=lambda entry: entry[:2]):
             kind = job.facts.kind
@@ -386,10 +331,6 @@ class Round:
         for one in images:
             self.finishes[one] = float(self.free[card.row])
 
-    def _takes(self, member: str) -> None:
-        if member in self._room:
-            self._room[member] -= 1
-
     def _companions(self, card: Card, job: Job) -> Iterator[Image]:
         """Images of the same kind that ride along, where that is quicker than one by one and no
         other card would stand idle for it."""
@@ -427,146 +368,15 @@ class Round:
         self.passed.update(found)
         yield from found
 
-    def _occupy(self, card: Card, kind: Kind, images: int) -> None:
-        """The card does this, after all else: what others would cost there changes."""
-        row, state = card.row, self.state
-        warm = self._warm(card, row, kind.model)
-        setup = 0.0 if warm else self._load(card, kind)
-        self.free[row] += setup + state.estimates.seconds(card.facts, kind, images)
-        if not warm:
-            self._model[row] = self.table.number(kind.model)
-            self._switched[row] = True
-        self._occupied.append(row)
-
-    # What things cost
-
-    def _cost(self, kind: Kind, *, urgent: bool = False) -> Floats:
-        """When each card would have drawn one image of this kind, set-up weighed; inf where it may
-        not."""
-        found = self._costs.get((kind, urgent))
-        if found is not None:
-            self._catch_up(kind, found)
-            return found.costs
-        table, settings = self.table, self.state.settings
-        weight = 1.0
-        if not urgent:
-            backlog = self.backlog_here / settings.setup_weight_scale
-            weight += min(settings.setup_weight_most, backlog)
-        setups, _ = table.setups(kind)
-        costs: Floats = self.free + weight * setups + table.rates(kind) * kind.work
-        barred = ~(self.usable & table.capable(kind))
-        if not urgent:
-            # Cards that keep another model yet, because that is wanted.
-            barred |= self._keeps & (setups > 0) & self._wanted[table.model]
-        costs[barred] = np.inf
-        for what in (kind.model, kind.need):
-            self._keep_away(costs, what)
-        found = self._costs[kind, urgent] = _Costs(costs, weight)
-        self._catch_up(kind, found)
-        return found.costs
-
-    def _catch_up(self, kind: Kind, known: _Costs) -> None:
-        """Reckon with what was placed since these costs were looked at."""
-        rows = self._occupied[known.seen :]
-        if not rows:
-            return
-        known.seen = len(self._occupied)
-        setups, loads = self.table.setups(kind)
-        same = self._model[rows] == self.table.number(kind.model)
-        setup = np.where(self._switched[rows], np.where(same, 0.0, loads[rows]), setups[rows])
-        new = self.free[rows] + known.weight * setup + self.table.rates(kind)[rows] * kind.work
-        known.costs[rows] = np.where(np.isinf(known.costs[rows]), np.inf, new)
-
-    def _keep_away(self, costs: Floats, what: str | Need) -> None:
-        quarantine, now = self.state.quarantine, self.now
-        for card_id in quarantine.cards_kept_from(what):
-            card = self.table.cards.get(card_id)
-            if card is None:
-                continue
-            until = quarantine.until(card_id, what)
-            if until > now:
-                self._unpause = min(self._unpause, until)
-                costs[card.row] = np.inf
-            elif quarantine.probing(card_id, what) and card.held:
-                costs[card.row] = np.inf
-
-    def _without(self, costs: Floats, kind: Kind, avoid: frozenset[str]) -> Floats:
-        """Cards that failed on an image come last: only where no other can run it, those that went
-        away a short while ago included."""
-        able = self.table.capable(kind)
-        away = self.state.settings.away
-        spared = [card.row for i in avoid if (card := self.table.cards.get(i)) is not None]
-        others = able.copy()
-        others[spared] = False
-        for row in np.flatnonzero(others).tolist():
-            card = self.table.rows[row]
-            if card is not None and (card.here or self.now - card.gone_at < away):
-                costs = costs.copy()
-                costs[spared] = np.inf
-                return costs
-        return costs
-
-    def _end(self, kind: Kind, row: int) -> float:
-        """When this card would have drawn one image of this kind."""
-        card = self.table.rows[row]
-        assert card is not None
-        costs = self._cost(kind)
-        if not self.usable[row] or not self.table.capable(kind)[row]:
-            return math.inf
-        if math.isinf(costs[row]) and self._paused(card, kind):
-            return math.inf
-        setup = 0.0 if self._warm(card, row, kind.model) else self._load(card, kind)
-        rate = float(self.table.rates(kind)[row])
-        return float(self.free[row]) + setup + rate * kind.work
-
-    def _paused(self, card: Card, kind: Kind) -> bool:
-        quarantine, card_id = self.state.quarantine, card.facts.card_id
-        return any(
-            quarantine.until(card_id, what) > self.now
-            or (quarantine.probing(card_id, what) and bool(card.held))
-            for what in (kind.model, kind.need)
-        )
-
-    def _warm(self, card: Card, row: int, model: str) -> bool:
-        if self._switched[row]:
-            return bool(self._model[row] == self.table.number(model))
-        return model in card.warm
-
-    def _load(self, card: Card, kind: Kind) -> float:
-        return self.state.estimates.load(card.facts, kind.model, kind.model_bytes)
-
-    def _wanted_models(self) -> Bools:
-        """By number of a model; the last is for cards that have none."""
-        wanted = [self.table.number(model) for model in self.state.lines.models]
-        found = np.zeros(max([*wanted, int(self._model.max(initial=-1))]) + 2, bool)
-        found[wanted] = True
-        return found
-
-    def _backlog(self, priority: int) -> float:
-        """Seconds that all usable cards together need for what waits in this class and better."""
-        seconds = 0.0
-        for (of, need), (_, work) in self.state.lines.work.items():
-            if of <= priority and work > 0:
-                speed = self._speed(need, self.state.lines.sample[of, need])
-                seconds += work / speed if speed > 0 else 0.0
-        return seconds
-
-    def _speed(self, need: Need, kind: Kind) -> float:
-        """Units of work per second of all usable cards that can do this."""
-        if need not in self._speeds:
-            able = self.usable & self.table.capable(kind)
-            self._speeds[need] = float((1 / self.table.rates(kind)[able]).sum())
-        return self._speeds[need]
-
     # Lines
 
-    def _cursor(self, priority: int, member: str, need: Need) -> _Cursor | None:
+    def _cursor(self, priority: int, member: str, need: Need) -> Cursor | None:
         cursors = self._cursors.setdefault((priority, member), {})
         if need not in cursors:
             line = self.state.lines.by_member.get((priority, member), {}).get(need)
             if line is None:
                 return None
-            cursors[need] = _Cursor(line, self.passed, self.hopeless)
+            cursors[need] = Cursor(line, self.passed, self.hopeless)
         return cursors[need]
 
     def _head(self, priority: int, member: str, shut: set[Need]) -> tuple[Job, int] | None:

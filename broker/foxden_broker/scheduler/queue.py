@@ -1,11 +1,11 @@
 """The state of one pool that a plan looks at, kept by events. Pure: every event takes `now`.
 
-No event costs more for a deep queue than for a short one (logarithms apart), and none is O(cards).
+No event costs more for a deep queue than for a short one (logarithms apart), and none walks over
+the cards (a job with a deadline takes one vector operation).
 """
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections.abc import Callable, Iterable, Mapping
 
@@ -24,7 +24,9 @@ from foxden_broker.scheduler.fairness import Fairness
 from foxden_broker.scheduler.lines import Job, Lines
 from foxden_broker.scheduler.quarantine import Quarantine
 from foxden_broker.scheduler.settings import Settings
+from foxden_broker.scheduler.timeouts import Timeouts
 
+_NEWEST_WAIT = 0.05  # weight of the newest in the usual wait
 _RELEARN = 30.0  # seconds between two rounds of spreading what a class has learnt
 
 
@@ -60,10 +62,10 @@ class State:
         self.allotted = 0  # images that are still allotted
         self.asked_at = -math.inf  # when the linear programme was asked for last
         self.overdue_credit = 1.0
+        self.usual_wait = 0.0  # seconds that images had waited which were given lately
         self._together = together
         self._capable = capable
-        self._due: list[tuple[float, int, Job]] = []  # heap: age limits
-        self._deadlines: list[tuple[float, int, Job]] = []  # heap: when to look at deadlines
+        self.timeouts = Timeouts(self._last_start)
         self._taught_at = -math.inf
         self._untaught = False
         self._accepting = 0
@@ -77,8 +79,6 @@ class State:
             overdue = facts.created + limit
             job = Job(facts, self.lines.number(), overdue)
             self.jobs[facts.job_id] = job
-            if facts.deadline < math.inf:
-                heapq.heappush(self._deadlines, (self._last_start(job), job.number, job))
         for index in indices:
             self.image_waits(facts.job_id, index, now)
 
@@ -93,12 +93,8 @@ class State:
             return
         own = (job.facts.priority, job.facts.member)
         self.ahead.setdefault(own, Ahead()).add(job_id, 1, job.facts.kind.work)
-        if job.facts.deadline < math.inf and not job.waiting:
-            heapq.heappush(self._deadlines, (self._last_start(job), job.number, job))
+        self.timeouts.waits(job)
         if self.lines.waits(job, index):
-            if not job.listed and job.overdue_at < math.inf:
-                job.listed = True
-                heapq.heappush(self._due, (job.overdue_at, job.number, job))
             self.fairness.waits((job.priority, job.facts.member), self.slack * self.settings.credit)
 
     def image_left(self, job_id: str, index: int, now: float) -> None:
@@ -193,6 +189,8 @@ class State:
             self._leave(job, image[1])
             job.held.add(image[1])
             self.holders[image] = give.card_id
+        waited = now - images[0][0].facts.created
+        self.usual_wait += _NEWEST_WAIT * (max(0.0, waited) - self.usual_wait)
         late = images[0][0].overdue_at <= now
         credit = self.overdue_credit + (-1.0 if late else self.settings.overdue_share)
         self.overdue_credit = min(1.0, max(-1.0, credit))
@@ -308,50 +306,12 @@ class State:
     @property
     def slack(self) -> float:
         """GPU-seconds that a member may be behind before fairness goes before speed."""
-        return max(self.settings.slack, self.settings.slack_per_card * len(self.table.cards))
+        return self.settings.slack + self.settings.slack_per_card * len(self.table.cards)
 
     def together(self, card: Card, kind: Kind) -> int:
         if self._together is not None:
             return max(1, self._together(card.facts.card_id, kind))
         return max(1, card.facts.most_together)
-
-    def overdue(self, now: float, most: int) -> list[Job]:
-        """Up to so many of the waiting jobs past their age limit, those first that passed it
-        first."""
-        found: list[tuple[float, int, Job]] = []
-        while self._due and self._due[0][0] <= now and len(found) < most:
-            entry = heapq.heappop(self._due)
-            job = entry[2]
-            job.listed = bool(job.waiting)  # else it is listed again when an image comes back
-            if job.waiting:
-                found.append(entry)
-        for entry in found:
-            heapq.heappush(self._due, entry)
-        return [job for _, _, job in found]
-
-    def hopeless(self, now: float) -> list[tuple[Job, str]]:
-        """Waiting jobs that cannot be done by their deadline any more, with the reason; a bounded
-        number at once."""
-        found: list[tuple[Job, str]] = []
-        again: list[tuple[float, int, Job]] = []
-        while self._deadlines and self._deadlines[0][0] <= now and len(found) < 64:
-            _, number, job = heapq.heappop(self._deadlines)
-            if self.jobs.get(job.facts.job_id) is not job or not job.waiting:
-                continue
-            last = self._last_start(job)
-            again.append((last if last > now else now + 1.0, number, job))
-            if now >= job.facts.deadline:
-                found.append((job, "its deadline passed before a card could take it"))
-            elif now > last:
-                needs = job.facts.deadline - last
-                left = job.facts.deadline - now
-                found.append((job, f"it needs {needs:.0f} s and its deadline is in {left:.0f} s"))
-        for entry in again:
-            heapq.heappush(self._deadlines, entry)
-        return found
-
-    def next_deadline(self) -> float:
-        return self._deadlines[0][0] if self._deadlines else math.inf
 
     def teach(self, now: float) -> None:
         """Spread what classes have learnt to cards that were not measured, now and then."""
@@ -429,8 +389,10 @@ class State:
         if not member and not charged:
             return
         really = 0.0
-        if outcome not in (None, Outcome.REFUSED) and batch.started is not None:
-            really = (now - batch.started) / batch.size
+        begun = batch.begins if outcome is Outcome.DONE else None  # never told of its start
+        begun = batch.started if batch.started is not None else begun
+        if begun is not None and outcome not in (None, Outcome.REFUSED):
+            really = max(0.0, now - begun) / batch.size
         if charged or really:
             self.fairness.charge((priority, member), really - charged)
 

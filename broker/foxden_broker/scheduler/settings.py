@@ -20,9 +20,10 @@ class Settings:
     setup_weight_most: float = 1.0
     setup_weight_scale: float = 10.0
     hot_after: float = 6.0  # of backlog: cards go on with the model they hold
-    # An image that waits longer than patience + share x backlog is placed before cards go on.
+    # An image that waits longer than patience + share x what is usual now is placed before cards
+    # go on with what they hold.
     patience: float = 30.0
-    patience_share: float = 0.5
+    patience_share: float = 1.0
     # An open card is taken instead of a better one that is busy yet, if the image ends later by no
     # more than this share of its drawing; what is urgent adds a share of the time it has waited.
     near: float = 0.1
@@ -40,8 +41,8 @@ class Settings:
     age_limits: dict[int, float] = field(default_factory=_age_limits)  # by priority class
     overdue_share: float = 0.25  # of what is handed out, for jobs past their age limit
     # Fairness, in GPU-seconds; both grow with the pool.
-    slack: float = 60.0  # how far a member may be behind before speed gives way to fairness
-    slack_per_card: float = 2.0
-    credit: float = 2.0  # what an idle member saves up at most, in slacks
+    slack: float = 15.0  # how far a member may be behind before speed gives way to fairness
+    slack_per_card: float = 1.5
+    credit: float = 1.25  # what a new or idle member has in advance, in slacks
     away: float = 600.0  # a card that is gone counts as another to try for this long
     overrun: float = 0.15  # of its estimate that a batch which overran is expected to take still

@@ -1,4 +1,4 @@
-"""What others do, each in a few lines: one batch of one image per card, given when the card is free."""
+"""What others do, each in a few lines: one image per card, given when the card is free."""
 
 from __future__ import annotations
 

@@ -17,8 +17,8 @@ def makespan(cards: list[SimCard], images: list[SimImage], models: list[Model]) 
 
     Images may be divided, models may be loaded in fractions: but a card can do no more of a model
     than fits behind its loading, in proportion to how much of it was loaded. Uses what each image
-    really costs, its noise included. The bound is the least T for which the programme, told that T is
-    all there is, does not need more (found by bisection).
+    really costs, its noise included. The bound is the least T for which the programme, told that T
+    is all there is, does not need more (found by bisection).
     """
     work = np.array([sum(i.noise for i in images if i.model is m) for m in models])
     run = np.array([[c.draw(m) if c.fits(m) else math.inf for c in cards] for m in models])

@@ -17,11 +17,10 @@ from foxden_broker.scheduler.queue import State
 from . import bound
 from .baselines import Baseline, Fifo, LoadedFirst, LoadedFirstFastest, Pressure, Pull
 from .ours import Foxden
-from .simulator import Policy, Result, simulate
+from .simulator import Absence, Policy, Result, simulate
 from .world import (
     CLASSES,
     Model,
-    SimBatch,
     SimCard,
     SimImage,
     batch_of_work,
@@ -113,6 +112,33 @@ def online_figures(result: Result) -> OnlineFigures:
     )
 
 
+def churn(seed: int, cards_: int, load: float, jobs: int) -> dict[str, OnlineFigures]:
+    """As `online`, while owners take their cards back: each is away a fifth of the time, for some
+    minutes, and what it had drawn of an image is kept."""
+    of = models(ONLINE_MODELS)
+
+    def fresh() -> tuple[list[SimCard], list[SimImage], list[Absence]]:
+        random_ = random.Random(seed)
+        cards = fleet(cards_, random_)
+        per_second = load * 0.8 * bound.capacity(cards[:30], of) * cards_ / 30
+        images = stream(jobs, per_second, of, random_)
+        absences = []
+        for number in range(cards_):
+            at = random_.expovariate(1 / 400)
+            while at < images[-1].created:
+                until = at + random_.uniform(40, 160)
+                absences.append(Absence(number, at, until))
+                at = until + random_.expovariate(1 / 400)
+        return cards, images, absences
+
+    found = {}
+    for name in (LoadedFirst.name, "Foxden"):
+        cards, images, absences = fresh()
+        result = simulate(policies(of)[name](), cards, images, absences=absences)
+        found[name] = online_figures(result)
+    return found
+
+
 # Fairness
 
 
@@ -189,9 +215,6 @@ class _Asking(Foxden):
             place = self.outlook.place(job_id, now)
             if place.p50 is not None and place.p90 is not None:
                 self.said[job_id] = (place.p50, place.p90)
-
-    def ended(self, card: SimCard, batch: SimBatch, now: float) -> None:
-        super().ended(card, batch, now)
 
 
 @dataclass(frozen=True)

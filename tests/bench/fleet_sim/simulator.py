@@ -1,4 +1,4 @@
-"""The event loop: images come, a policy hands them to cards, cards load and draw, owners come and go."""
+"""The event loop: images come, a policy hands them out, cards load and draw, owners come and go."""
 
 from __future__ import annotations
 

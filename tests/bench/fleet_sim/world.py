@@ -59,7 +59,7 @@ def models(count: int) -> list[Model]:
 
 @dataclass
 class SimCard:
-    """`loaded`, `busy_until` and the like are the simulator's; policies read `loaded` and `free`."""
+    """A card; what it has loaded and holds is the simulator's to change."""
 
     card_id: str
     kind: CardClass
