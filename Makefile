@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types proto proto-check docs docs-check bench bench-long gpu-check clean
+.PHONY: help install demo test lint types proto proto-check docs docs-check bench bench-long chaos simulate gpu-check clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -48,6 +48,13 @@ bench: install  ## measure; prints a table and writes build/bench.json
 
 bench-long: install  ## measure what takes too long for every day (an hour)
 	$(PY) tests/bench/run.py --long
+
+KILLS ?= 100
+chaos: install  ## break everything under load: KILLS=100 broker kills per store, a verdict per invariant
+	$(PY) tests/chaos/run.py --kills $(KILLS)
+
+simulate: install  ## 1000 seeds of the whole-system simulation
+	$(PY) tests/simulation/run.py --seeds 1000
 
 gpu-check: install  ## the engine on CUDA with a full-size random SD 1.5
 	$(PY) tests/gpu/gpu_check.py

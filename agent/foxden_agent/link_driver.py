@@ -150,7 +150,9 @@ class LinkDriver:
             case pb.Rejected():
                 if event.final:
                     raise LinkRefused(event.reason)
-                self._retry_after = event.retry_after
+                # Infinity, a week or no number at all: then we know better.
+                sane = 0 <= event.retry_after <= self.link.timers.reconnect_most
+                self._retry_after = event.retry_after if sane else self.link.timers.reconnect_most
                 log.warning("the broker says: %s", event.reason)
             case _:
                 self._on_event(event)

@@ -68,6 +68,8 @@ class PictureSender:
                 if answer.status_code == 200:
                     told = answer.json()
                     return Stored(told["sha256"], told["size"], told["receipt"])
+            except httpx.InvalidURL as error:
+                raise PictureRefused(0, f"its address is none: {error}") from None
             except (httpx.HTTPError, OSError, ValueError, KeyError, TypeError) as error:
                 # The last three: what answered is a proxy or a portal, and no broker.
                 log.warning("a picture could not be sent (%s); again in %.1f s", error, pause)

@@ -24,6 +24,7 @@ from foxden_proto.v1 import pool_pb2
 log = logging.getLogger(__name__)
 
 _REASON_CHARACTERS = 500
+_NAME_CHARACTERS = 100
 
 
 async def handle(account: Account, session: Session, event: link.Event) -> None:
@@ -56,7 +57,8 @@ async def handle(account: Account, session: Session, event: link.Event) -> None:
         case pb.TaskStopped():
             await _stopped(account, session, event)
         case pb.Goodbye():
-            await _gone(account, session, event.reason or "the agent said goodbye")
+            why = _text(event.reason, _REASON_CHARACTERS) or "the agent said goodbye"
+            await _gone(account, session, why)
         case link.Unacknowledged():
             for lease in event.leases:
                 if _holds(account, session, lease):
@@ -70,6 +72,12 @@ async def handle(account: Account, session: Session, event: link.Event) -> None:
             account.wake.set()
     account.refresh(session)
     session.flush()
+
+
+def _text(said: str, most: int) -> str:
+    """What an agent wrote, as it can be stored: PostgreSQL takes no NUL, and a link that was cut
+    for it would bring it again and again."""
+    return said.replace("\x00", "")[:most]
 
 
 def offline(account: Account, session: Session) -> None:
@@ -117,8 +125,10 @@ async def _cards(
     hello: pb.Hello | None = None,
 ) -> None:
     known = {card.info.card_id: card for card in account.pool.cards_of(session.agent_id)}
-    name, version = (hello.agent_name[:100], hello.agent_version[:40]) if hello else ("", "")
-    if hello is None and known:
+    name = version = ""
+    if hello is not None:
+        name, version = _text(hello.agent_name, _NAME_CHARACTERS), _text(hello.agent_version, 40)
+    elif known:
         any_card = next(iter(known.values()))
         name, version = any_card.agent_name, any_card.agent_version
     taken = [
@@ -133,6 +143,7 @@ async def _cards(
     for card_id in set(known) - {card.card_id for card in cards}:
         account.pool.forget_card(card_id)
     for card in cards:
+        card.name = _text(card.name, _NAME_CHARACTERS) or card.card_id
         before = known.get(card.card_id)
         account.pool.put_card(
             PoolCard(
@@ -181,7 +192,7 @@ def _holds(account: Account, session: Session, lease: Lease) -> Held | None:
 async def _refused(account: Account, session: Session, message: pb.Lease, reason: str) -> None:
     lease = LeaseKey.of(message)
     if _holds(account, session, lease):
-        why = reason[:_REASON_CHARACTERS] or "the agent refused it"
+        why = _text(reason, _REASON_CHARACTERS) or "the agent refused it"
         await account.end_lease(lease, TaskEvent.REFUSE, why, blame=True)
 
 
@@ -280,7 +291,7 @@ async def _failed(account: Account, session: Session, event: pb.TaskFailed) -> N
     lease = LeaseKey.of(event.lease)
     if _holds(account, session, lease):
         decide = after_failure(account.capable_ids(lease.job_id), retryable=event.retryable)
-        why = event.reason[:_REASON_CHARACTERS] or "the engine failed"
+        why = _text(event.reason, _REASON_CHARACTERS) or "the engine failed"
         # What no card could do better says nothing about this one.
         await account.end_lease(lease, decide, why, blame=event.retryable)
     session.link.settle(event.lease, True)
@@ -302,7 +313,7 @@ async def _stopped(account: Account, session: Session, event: pb.TaskStopped) ->
 
 async def _released(account: Account, session: Session, event: pb.TaskReleased) -> None:
     lease = LeaseKey.of(event.lease)
-    why = event.reason[:_REASON_CHARACTERS] or "the owner took the card back"
+    why = _text(event.reason, _REASON_CHARACTERS) or "the owner took the card back"
     held = _holds(account, session, lease)
     if held is not None:
         if not held.started:

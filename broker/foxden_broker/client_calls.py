@@ -117,6 +117,8 @@ async def _earlier_where_full(account: Account, new: NewJob) -> Submitted | None
 
 
 async def find(account: Account, member: Member, job_id: str, *, attempts: bool = False) -> Job:
+    if not job_id.isprintable():  # no id is like that, and PostgreSQL takes no NUL
+        raise not_found("job", job_id)
     job = await account.store.job(account.account_id, job_id, attempts=attempts)
     if job is None or not (member.sees_all or job.member == member.name):
         raise not_found("job", job_id)
@@ -321,7 +323,9 @@ async def download(
 ) -> AsyncIterator[gen.DownloadChunk]:
     """A picture's bytes, asked for by the job that made it, or an upload's by its id."""
     if request.WhichOneof("what") == "upload_id":
-        found = await account.store.upload(account.account_id, request.upload_id)
+        found = None
+        if request.upload_id.isprintable():
+            found = await account.store.upload(account.account_id, request.upload_id)
         if found is None:
             raise not_found("upload", request.upload_id)
         sha256, size = found.sha256, found.size

@@ -91,7 +91,9 @@ async def list_tokens(store: Store, account_id: str) -> pb.ListTokensResponse:
 
 
 async def revoke_token(store: Store, account_id: str, token_id: str) -> pb.Token:
-    token = await store.revoke_token(account_id, token_id, now_ms())
+    token = None
+    if token_id.isprintable():  # no id is otherwise, and PostgreSQL takes no NUL
+        token = await store.revoke_token(account_id, token_id, now_ms())
     if token is None:
         raise not_found("token", token_id)
     return token_message(token)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import time
 from collections.abc import AsyncGenerator
 
 import grpc.aio
@@ -141,6 +142,7 @@ async def _follow(transport: Transport, job_id: str) -> AsyncGenerator[pb.JobEve
     cursor = 0
     patience = transport.patience()
     while True:
+        began = time.monotonic()
         try:
             generation = (await transport.stubs()).generation
             stream = generation.Watch(
@@ -157,6 +159,10 @@ async def _follow(transport: Transport, job_id: str) -> AsyncGenerator[pb.JobEve
                     return
             raise Unavailable("the broker ended the job's events early: try again")
         except (grpc.aio.AioRpcError, FoxdenError) as error:
+            if time.monotonic() - began > ATTEMPT_SECONDS:
+                # A dial fails sooner: this stream was up, and nothing happened to the job. The
+                # quiet must not be counted as time in which the broker was away.
+                patience.renew()
             pause = patience.delay(error)
         await asyncio.sleep(pause)
 

@@ -46,12 +46,15 @@ class Den:
         self.pool.start_agent(name, broker=target, wait=False, **ONE_THREAD)
 
     def wait_until_online(self) -> None:
+        """Until both agents are there. Fails with the log of one that ended."""
         client = self.pool.client()
-        wait_until(
-            lambda: sum(card.online for card in client.cards()) == len(AGENTS),
-            90,
-            "an agent did not come back",
-        )
+
+        def online() -> bool:
+            for name in AGENTS:
+                self.pool.agents[name].assert_runs()
+            return sum(card.online for card in client.cards()) == len(AGENTS)
+
+        wait_until(online, 120, "an agent did not come back")
 
     @contextmanager
     def load(self, seed: int = 0) -> Iterator[Load]:

@@ -76,6 +76,9 @@ class Process:
         finally:
             self._process.stdout.close()
 
+    def assert_runs(self) -> None:
+        assert self._process.poll() is None, f"{self.log.name} ended\n{self.log.read_text()}"
+
     def stop_code(self, seconds: float) -> int:
         """Its exit code, once it has ended by itself."""
         return self._process.wait(seconds)

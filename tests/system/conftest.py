@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from chaos.den import STORES, Den
+from postgres import Cluster, Unavailable
 from real_pool import Pool
 
 
@@ -15,6 +17,41 @@ def pool(tmp_path: Path) -> Iterator[Pool]:
     made = Pool(tmp_path)
     yield made
     made.close()
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A PostgreSQL server that tests may restart."""
+    try:
+        made = Cluster()
+    except Unavailable as why:
+        pytest.skip(str(why))
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=STORES)
+def pool_on_each_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pool]:
+    """As `pool`, on SQLite and on PostgreSQL."""
+    url = ""
+    if request.param == "postgresql":
+        url = request.getfixturevalue("cluster").new_database()
+    made = Pool(tmp_path, url)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session", params=STORES)
+def den(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Den]:
+    """Two agents behind relays on each store, for tests that leave all of it mended."""
+    on_postgresql = request.param == "postgresql"
+    cluster = request.getfixturevalue("cluster") if on_postgresql else None
+    made = Den(tmp_path_factory.mktemp("den"), cluster)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.close()
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
@@ -23,9 +22,8 @@ LONG = {"steps": 150, "width": 128, "height": 128}  # some seconds an image
 
 def pictures_in_store(pool, job_id: str) -> list[int]:
     """Indices of the accepted pictures, as the broker's own database has them."""
-    with sqlite3.connect(pool.folder / "broker" / "broker" / "foxden.db") as database:
-        rows = database.execute("SELECT idx FROM picture WHERE job_id = ? ORDER BY idx", (job_id,))
-        return [row[0] for row in rows]
+    found = pool.rows("SELECT idx FROM picture WHERE job_id = ? ORDER BY idx", job_id)
+    return [row[0] for row in found]
 
 
 def attempts(job: foxden.Job, index: int = 0) -> tuple[foxden.jobs.Attempt, ...]:
@@ -39,7 +37,10 @@ def wait_for_step(job, index: int = 0, step: int = 3) -> None:
         assert not isinstance(event, events.Done), "it ended before it could be disturbed"
 
 
-def test_broker_killed_with_one_running_and_others_waiting_every_job_ends_once(pool):
+def test_broker_killed_with_one_running_and_others_waiting_every_job_ends_once(
+    pool_on_each_store,
+):
+    pool = pool_on_each_store
     pool.start_broker()
     pool.start_agent()
     client = pool.client()
@@ -57,7 +58,8 @@ def test_broker_killed_with_one_running_and_others_waiting_every_job_ends_once(p
     assert [tried.outcome for tried in attempts(running)] == ["finish"]
 
 
-def test_broker_killed_before_any_agent_came_nothing_is_lost(pool):
+def test_broker_killed_before_any_agent_came_nothing_is_lost(pool_on_each_store):
+    pool = pool_on_each_store
     pool.start_broker()
     client = pool.client()
     jobs = [client.submit(PROMPT, seed=i) for i in range(5)]
@@ -85,7 +87,8 @@ def test_agent_killed_leaves_no_engine_and_its_image_is_drawn_when_it_is_back(po
     assert attempts(job)[0].outcome == "lose"
 
 
-def test_agent_killed_its_image_is_drawn_by_another(pool):
+def test_agent_killed_its_image_is_drawn_by_another(pool_on_each_store):
+    pool = pool_on_each_store
     pool.start_broker()
     pool.start_agent("one")
     job = pool.client().submit(PROMPT, seed=1, **LONG)

@@ -6,10 +6,14 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from chaos.invariants import check
+from chaos.load import Load
+from tiny_disk import fill, tiny_disk
 
 import foxden
 
@@ -94,36 +98,17 @@ def test_agent_refused_by_its_broker_ends_with_code_4(pool):
 
 
 @pytest.fixture
-def tiny_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 3 MB; making one needs root."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)], capture_output=True
-    )
-    if made.returncode:
-        pytest.skip("a small file system can only be mounted by root")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with tiny_disk(tmp_path / "disk") as folder:
+        yield folder
 
 
-def fill(disk: Path) -> Path:
-    filler = disk / "filler"
-    with filler.open("wb", buffering=0) as stream:
-        try:
-            while stream.write(b"x" * 4096):
-                pass
-        except OSError:
-            pass
-    return filler
-
-
-def test_full_disk_refuses_a_submit_in_words_and_goes_on_when_there_is_space(pool, tiny_disk):
-    pool.folder = tiny_disk
+def test_full_disk_refuses_a_submit_in_words_and_goes_on_when_there_is_space(pool, disk):
+    pool.folder = disk
     pool.start_broker()
     client = pool.client()
     client.submit(PROMPT)
-    filler = fill(tiny_disk)
+    filler = fill(disk)
 
     def submit_until_refused() -> None:
         for _ in range(2000):  # until the pages that SQLite has in hand are used up
@@ -140,8 +125,28 @@ def test_full_disk_refuses_a_submit_in_words_and_goes_on_when_there_is_space(poo
     assert len(pool.client().jobs(limit=200)) == jobs
 
 
-def test_full_disk_at_the_start_is_one_sentence(tiny_disk):
-    fill(tiny_disk)
-    done = run("foxden_broker", "--home", str(tiny_disk), "--grpc-port", "0", "--http-port", "0")
+def test_disk_that_fills_up_under_load_delays_and_loses_nothing(pool, disk, tmp_path):
+    pool.folder = disk
+    pool.start_broker()
+    pool.folder = tmp_path  # the agent's disk is another one
+    pool.start_agent(OMP_NUM_THREADS="1")
+    pool.folder = disk
+    load = Load(pool.url, pool.token, seed=1)
+    load.wait_for_news(0.0)
+    filler = fill(disk)
+    time.sleep(2)
+    filler.unlink()
+    load.wait_for_news(time.monotonic())
+    load.drain()
+    # A submit that finds the disk full is refused in these words; nothing else goes wrong.
+    load.seen.errors[:] = [said for said in load.seen.errors if "disk is full" not in said]
+    for verdict in check(pool, load.seen):
+        assert verdict.looked_at
+        assert verdict.holds, str(verdict)
+
+
+def test_full_disk_at_the_start_is_one_sentence(disk):
+    fill(disk)
+    done = run("foxden_broker", "--home", str(disk), "--grpc-port", "0", "--http-port", "0")
     assert done.returncode == 1
     assert len(last_line(done)) > 20

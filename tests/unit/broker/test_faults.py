@@ -402,6 +402,17 @@ async def test_releasing_image_of_before_a_restart_goes_back_without_a_mark(worl
 # Agents that lie
 
 
+async def test_nul_in_what_an_agent_says_is_left_out(world: World) -> None:
+    """PostgreSQL takes none: a card's name with one would keep every image from being leased."""
+    world.card.name = "my\x00 card"
+    world.session.disconnected(world.session._connection)  # type: ignore[arg-type]
+    await world.hello()
+    key = await world.leased()
+    await world.say(failed=pb.TaskFailed(lease=key.message(), reason="no\x00 luck"))
+    (tried,) = (await world.task(key.job_id)).attempts
+    assert (tried.card_name, tried.reason) == ("my card", "no luck")
+
+
 async def test_agent_that_stops_unasked_cancels_nothing(world: World) -> None:
     key = await world.leased()
     heard = await world.say(stopped=pb.TaskStopped(lease=key.message()))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import grpc
 import pytest
 
 import foxden
+from foxden import _watching
 from foxden.events import Cancelled, Done, Failed, PictureReady, Progress, Queued, Started
 from foxden_proto.v1 import generation_pb2 as pb
 
@@ -183,6 +185,16 @@ def test_a_broker_that_stays_away_while_watching_is_unavailable(far, broker, say
         with pytest.raises(foxden.Unavailable):
             next(watching)
         assert time.monotonic() - began < 5
+
+
+def test_a_stream_that_breaks_after_a_long_quiet_is_picked_up(broker, say, monkeypatch):
+    monkeypatch.setattr(_watching, "ATTEMPT_SECONDS", 0.3)
+    hold = say.Hold()
+    quiet = [say.started(1, 0), hold, say.Drop()]
+    broker.scripts = [quiet, [say.picture(0, 2), say.ended(3, DONE)]]
+    threading.Timer(1.5, hold.release.set).start()
+    with foxden.Client(broker.url, say.TOKEN, retry_for=1.0) as client:
+        assert len(client.generate("a fox")) == 1
 
 
 def test_a_broker_that_restarts_while_watching_is_picked_up(far, broker, client, say):
