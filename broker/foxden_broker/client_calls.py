@@ -83,6 +83,7 @@ async def submit(
     job = submitted.job
     if not submitted.repeated:
         account.pool.add_job(job, range(job.count))
+        account.hub.recent.add(job)
         account.metrics.submitted(job.priority)
         account.wake.set()
         # A card with models may have come while the job was being written.
@@ -212,7 +213,9 @@ async def watch(
     look_again = 0.0  # a place in the queue changes with every image that starts: tell it rarely
     inline = min(request.inline_pictures_up_to, limits.INLINE_PICTURE_BYTES)
     with account.hub.subscribe(request.job_id) as subscription:
-        follower = Follower(account.store, account.account_id, request.job_id, subscription)
+        follower = Follower(
+            account.store, account.account_id, request.job_id, subscription, account.hub.recent
+        )
         while True:
             if still_welcome is not None and time.monotonic() - asked > _WELCOME_SECONDS:
                 await still_welcome()
