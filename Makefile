@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types proto proto-check docs docs-check bench gpu-check clean
+.PHONY: help install demo test lint types proto proto-check docs docs-check bench bench-long gpu-check clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -45,6 +45,9 @@ generated-check: install  ## the committed stubs and diagrams are what the sourc
 
 bench: install  ## measure; prints a table and writes build/bench.json
 	$(PY) tests/bench/run.py
+
+bench-long: install  ## measure what takes minutes each: deep queues, thousands of links
+	$(PY) tests/bench/run.py --long
 
 gpu-check: install  ## the engine on CUDA with a full-size random SD 1.5
 	$(PY) tests/gpu/gpu_check.py

@@ -1,6 +1,6 @@
 """Measure Foxden: one table on the screen, one file for programs (build/bench.json).
 
-    .venv/bin/python tests/bench/run.py [--only NAME ...] [--markdown FILE]
+    .venv/bin/python tests/bench/run.py [--long] [--only NAME ...] [--markdown FILE]
 
 Times of a shared machine mean little by themselves. What has an aim is a ratio where it can be:
 both sides by turns in one run, and the median of the pairs. docs/benchmarks/README.md says more.
@@ -22,6 +22,7 @@ import fanout
 import imports
 import overhead
 import submitting
+from load import rows as load
 from measuring import ROOT, Row
 from rich.console import Console
 from rich.table import Table
@@ -33,30 +34,35 @@ BENCHMARKS = {
     "demo": demo.run,
     "import": imports.run,
     "submit": submitting.run,
+    **load.BENCHMARKS,
 }
+LONG = {**load.LONG}  # minutes each: with --long alone
 RESULT = ROOT / "build" / "bench.json"
 _BEGIN, _END = "<!-- table: run.py --markdown -->", "<!-- end of table -->"
 
 
 def main() -> int:
+    every = BENCHMARKS | LONG
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="+", choices=BENCHMARKS, metavar="NAME", help="run these")
+    parser.add_argument("--only", nargs="+", choices=every, metavar="NAME", help="run these")
+    parser.add_argument("--long", action="store_true", help="the ones that take minutes each")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="put the table there, too")
     arguments = parser.parse_args()
     console, progress = Console(), Console(stderr=True)
     rows: list[Row] = []
     loads = []
-    for name in arguments.only or BENCHMARKS:
+    for name in arguments.only or (LONG if arguments.long else BENCHMARKS):
         loads.append(os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0)
         begun = time.monotonic()
         with progress.status(f"measuring {name}"):
-            rows += BENCHMARKS[name]()
+            rows += every[name]()
         progress.print(f"{name}: {time.monotonic() - begun:.0f} s")
     about = machine(max(loads))
     console.print(table(rows, about))
     known = write_json(rows)
     if arguments.markdown:
-        write_markdown(known, about, arguments.markdown)
+        now = {row.name for row in rows}
+        write_markdown(known, now, about, arguments.markdown)
     return 0 if all(row.reached is not False for row in rows) else 1
 
 
@@ -92,8 +98,11 @@ def write_json(rows: list[Row]) -> list[Row]:
     return [Row(name, **values) for name, values in known.items()]
 
 
-def write_markdown(rows: list[Row], about: str, path: Path) -> None:
-    """Replace what stands between the two markers."""
+def write_markdown(known: list[Row], now: set[str], about: str, path: Path) -> None:
+    """Replace what stands between the two markers: the rows of now, and those that the page had."""
+    had = path.read_text("utf-8").partition(_BEGIN)[2].partition(_END)[0]
+    shows = now | set(re.findall(r"^\| `(\w+)` \|", had, flags=re.MULTILINE))
+    rows = [row for row in known if row.name in shows]
     lines = [f"{about}.", "", "| row | value | reach | met | bound by |", "|---|---|---|---|---|"]
     lines += [f"| {' | '.join(('`' + r.name + '`', *shown(r)[1:]))} |" for r in rows]
     new = "\n".join([_BEGIN, *lines, _END])
