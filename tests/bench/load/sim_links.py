@@ -83,7 +83,8 @@ class IdleAgent:
     async def _beat(self, writer: asyncio.StreamWriter) -> None:
         while True:
             now = time.monotonic()
-            await asyncio.sleep(max(0.05, min(self.link.wake_at(now) - now, 1.0)))
+            pause = self.link.wake_at(now) - now
+            await asyncio.sleep(max(0.05, pause if self.link.up else min(pause, 0.5)))
             for event in self.link.tick(time.monotonic()):
                 if isinstance(event, HeartbeatDue):
                     sha256 = model_sha256(self._model)
