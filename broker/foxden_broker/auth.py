@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 from foxden_broker.account import now_ms
@@ -19,6 +20,7 @@ class Doorkeeper:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._rows: dict[tuple[str, str], tuple[float, Token | None]] = {}
+        self._asking: dict[tuple[str, str], asyncio.Task[Token | None]] = {}
 
     async def admit(self, authorization: str, *scopes: str) -> Member:
         """The member whose bearer token has one of the scopes; admin has them all but agent.
@@ -48,17 +50,33 @@ class Doorkeeper:
     def forget(self) -> None:
         """After a revocation: the next call asks the store again."""
         self._rows.clear()
+        self._asking.clear()  # what is on its way was read before
 
     async def _row(self, account_id: str, token_id: str) -> Token | None:
-        now = time.monotonic()
-        known = self._rows.get((account_id, token_id))
-        if known is not None and now - known[0] < _REMEMBER_SECONDS:
+        key = (account_id, token_id)
+        known = self._rows.get(key)
+        if known is not None and time.monotonic() - known[0] < _REMEMBER_SECONDS:
             return known[1]
-        if len(self._rows) > 10_000:  # a flood of made-up ids must not fill the memory
-            self._rows.clear()
-        token = await self._store.token(account_id, token_id)
-        self._rows[account_id, token_id] = (now, token)
-        return token
+        # One question for all who come at once: after a restart thousands of agents do, and
+        # theirs would keep the store busy for longer than an answer is remembered.
+        asking = self._asking.get(key)
+        if asking is None:
+            asking = asyncio.create_task(self._ask(key))
+            self._asking[key] = asking
+        return await asyncio.shield(asking)
+
+    async def _ask(self, key: tuple[str, str]) -> Token | None:
+        me, now = asyncio.current_task(), time.monotonic()
+        try:
+            token = await self._store.token(*key)
+            if self._asking.get(key) is me:  # nobody has revoked anything meanwhile
+                if len(self._rows) > 10_000:  # a flood of made-up ids must not fill the memory
+                    self._rows.clear()
+                self._rows[key] = (now, token)
+            return token
+        finally:
+            if self._asking.get(key) is me:
+                del self._asking[key]
 
     @staticmethod
     def _refusal(why: str) -> Problem:

@@ -88,6 +88,7 @@ async def submit(
     job = submitted.job
     if not submitted.repeated and job.job_id not in account.pool.jobs:
         account.pool.add_job(job, range(job.count))
+        account.hub.recent.add(job)
         account.metrics.submitted(job.priority)
         account.wake.set()
         # A card with models may have come while the job was being written.
@@ -216,9 +217,12 @@ async def watch(
     asked = time.monotonic()
     told_started: set[int] = set()
     told_queued: gen.Queued | None = None
+    look_again = 0.0  # a place in the queue changes with every image that starts: tell it rarely
     inline = min(request.inline_pictures_up_to, limits.INLINE_PICTURE_BYTES)
     with account.hub.subscribe(request.job_id) as subscription:
-        follower = Follower(account.store, account.account_id, request.job_id, subscription)
+        follower = Follower(
+            account.store, account.account_id, request.job_id, subscription, account.hub.recent
+        )
         while True:
             if still_welcome is not None and time.monotonic() - asked > _WELCOME_SECONDS:
                 await still_welcome()
@@ -244,12 +248,14 @@ async def watch(
                 ended = gen.Ended(state=state, reason=job.reason)
                 yield gen.JobEvent(cursor=cursor, ended=ended)
                 return
-            place = queued(account, job)
-            if job.state is JobState.QUEUED and place != told_queued:
-                told_queued = place
-                yield gen.JobEvent(cursor=cursor, queued=place)
             waits = job.state is JobState.QUEUED
-            wait = _QUEUE_REFRESH_SECONDS if waits else _WELCOME_SECONDS
+            if waits and time.monotonic() >= look_again:
+                look_again = time.monotonic() + _QUEUE_REFRESH_SECONDS
+                place = queued(account, job)
+                if place != told_queued:
+                    told_queued = place
+                    yield gen.JobEvent(cursor=cursor, queued=place)
+            wait = max(0.0, look_again - time.monotonic()) if waits else _WELCOME_SECONDS
             while progress := await subscription.wait(wait):
                 for step in progress:
                     yield gen.JobEvent(cursor=cursor, progress=step)

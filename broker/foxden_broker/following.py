@@ -8,22 +8,27 @@ job's revision, so that a watcher which has seen revision 7 needs nobody to lear
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from foxden_broker.hub import Subscription
+from foxden_broker.recent_jobs import RecentJobs, applied
 from foxden_broker.store.base import Change, Job, Store, Task
-from foxden_proto.states import JOB_ENDED, JobState
 
 
 class Follower:
     """One watcher's place in one job. `job` is without tasks."""
 
     def __init__(
-        self, store: Store, account_id: str, job_id: str, subscription: Subscription
+        self,
+        store: Store,
+        account_id: str,
+        job_id: str,
+        subscription: Subscription,
+        recent: RecentJobs,
     ) -> None:
         self._store = store
         self._account_id, self._job_id = account_id, job_id
         self._subscription = subscription
+        self._recent: RecentJobs | None = recent  # for the first look
         self._job: Job | None = None
 
     async def news(self, cursor: int) -> tuple[Job, Sequence[Task]] | None:
@@ -31,29 +36,16 @@ class Follower:
         where there is no such job."""
         changes = self._subscription.changes()  # before the store: what comes meanwhile is new
         if self._job is not None and changes is not None:
-            known = _applied(self._job, changes)
+            known = applied(self._job, changes)
             if known is not None:
                 self._job = known
                 return known, latest(changes, cursor)
-        found = await self._store.changed_tasks(self._account_id, self._job_id, cursor)
+        recent, self._recent = self._recent, None
+        found = recent.news(self._job_id, cursor) if recent is not None else None
+        if found is None:
+            found = await self._store.changed_tasks(self._account_id, self._job_id, cursor)
         self._job = None if found is None else found[0]
         return found
-
-
-def _applied(job: Job, changes: Sequence[Change]) -> Job | None:
-    """The job after these changes; None where they do not follow on it, or do not say enough."""
-    revision, state = job.revision, job.state
-    for change in changes:
-        if change.revision <= revision:
-            continue  # it was in what the store told
-        if change.revision != revision + 1:
-            return None
-        revision, state = change.revision, change.job_state
-    if revision == job.revision:
-        return job
-    if state in JOB_ENDED and state is not JobState.DONE:
-        return None  # the reason is in the store alone
-    return replace(job, revision=revision, state=state)
 
 
 def latest(changes: Sequence[Change], cursor: int) -> list[Task]:

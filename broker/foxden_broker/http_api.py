@@ -32,6 +32,10 @@ from foxden_proto.v1 import link_pb2 as pb
 
 log = logging.getLogger(__name__)
 
+_PICTURE_ROUTE = "/v1/pictures/{account_id}/{job_id}/{index}/{lease_no}"
+# Agents on their way through the hello. At 2 to 3 ms of processor time each they wait a second or
+# two on a free core, and on a fifth of one still less than the 12 s after which an agent gives up.
+_MOST_ARRIVING = 500
 _PICTURE = re.compile(r"/v1/pictures/([^/]+)/([^/]+)/(\d{1,9})/(\d{1,18})")
 _MOST_PUTS = 3  # different pictures that are stored for one lease
 _COMING = "coming"  # in the place of the sha256 of one that is on its way
@@ -78,8 +82,23 @@ def create(
             return _error(401, "the token is not good for this picture")
         return await _store_picture(account, lease, request)
 
+    arriving: set[WebSocket] = set()  # connections whose agent is not at work yet
+
     @app.websocket("/v1/link")
     async def agent_link(websocket: WebSocket) -> None:
+        if len(arriving) >= _MOST_ARRIVING:
+            # After a restart thousands come at once. Those beyond what can be welcomed before
+            # they lose patience are turned away while that is still cheap, and dial again. They see
+            # status 403: uvicorn logs an error for each answer that says it better.
+            await websocket.close(1013)
+            return
+        arriving.add(websocket)
+        try:
+            await let_in(websocket)
+        finally:
+            arriving.discard(websocket)
+
+    async def let_in(websocket: WebSocket) -> None:
         try:
             header = websocket.headers.get("authorization", "")
             member = await keeper.admit(header, "agent")
@@ -94,12 +113,13 @@ def create(
             return
         await websocket.accept()
 
-        async def still_welcome() -> None:
+        async def still_welcome() -> None:  # with each heartbeat; the first follows the welcome
+            arriving.discard(websocket)
             await keeper.admit(header, "agent")
 
         await serve_link(accounts[member.account_id], websocket, still_welcome)
 
-    return PictureDoor(put_picture, app)
+    return PictureDoor(put_picture, app, metrics)
 
 
 class PictureDoor:
@@ -107,9 +127,12 @@ class PictureDoor:
     request costs as much as storing a small picture."""
 
     def __init__(
-        self, put: Callable[[str, Lease, Request], Awaitable[JSONResponse]], others: ASGIApp
+        self,
+        put: Callable[[str, Lease, Request], Awaitable[JSONResponse]],
+        others: ASGIApp,
+        metrics: Metrics,
     ) -> None:
-        self._put, self._others = put, others
+        self._put, self._others, self._metrics = put, others, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         found = None
@@ -121,6 +144,7 @@ class PictureDoor:
         account_id, job_id, index, lease_no = found.groups()
         lease = Lease(job_id, int(index), int(lease_no))
         answer = await self._put(account_id, lease, Request(scope, receive))
+        self._metrics.answered("PUT", _PICTURE_ROUTE, answer.status_code)
         await answer(scope, receive, send)
 
 

@@ -11,12 +11,10 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
+from foxden_broker.recent_jobs import RecentJobs
+from foxden_broker.store.base import Change
 from foxden_proto.v1.generation_pb2 import Progress
-
-if TYPE_CHECKING:
-    from foxden_broker.store.base import Change
 
 MOST_CHANGES = 64  # kept for one watcher; one that is further behind asks the store
 
@@ -80,6 +78,7 @@ class Hub:
     def __init__(self) -> None:
         # Dicts as sets that keep their order: watchers are told in the order in which they came.
         self._topics: dict[str, dict[Subscription, None]] = defaultdict(dict)
+        self.recent = RecentJobs()
 
     @contextmanager
     def subscribe(self, topic: str) -> Iterator[Subscription]:
@@ -94,11 +93,13 @@ class Hub:
 
     def changed(self, topic: str, change: Change | None = None) -> None:
         """Wake who watches; `change` is what the store accepted, where that is all there was."""
+        self.recent.changed(topic, change)
         for subscription in self._topics.get(topic, ()):
             subscription.changed(change)
 
     def all_changed(self) -> None:
         """Whoever watches anything looks again: nobody here can say what changed."""
+        self.recent.clear()
         for topic in list(self._topics):
             self.changed(topic)
 

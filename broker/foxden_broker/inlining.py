@@ -20,7 +20,7 @@ SENDING_BYTES = 64 * MIB
 
 
 class Recent:
-    """The newest small pictures by sha256, `most` bytes of them. They are in the blob store, too."""
+    """The newest small pictures by sha256, `most` bytes of them; the blob store has them too."""
 
     def __init__(self, most: int = RECENT_BYTES) -> None:
         self._most, self._held = most, 0

@@ -8,7 +8,6 @@ by naming its hash.
 from __future__ import annotations
 
 import hmac
-from hashlib import sha256
 
 from foxden_broker.store.base import Lease
 
@@ -40,7 +39,7 @@ class Signer:
         return hmac.compare_digest(receipt.encode(), expected.encode())
 
     def _sign(self, *words: str) -> str:
-        return hmac.new(self._key, "\n".join(words).encode(), sha256).hexdigest()
+        return hmac.digest(self._key, "\n".join(words).encode(), "sha256").hex()
 
 
 def _words(lease: Lease) -> tuple[str, str, str]:

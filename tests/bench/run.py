@@ -23,6 +23,7 @@ import imports
 import overhead
 import scheduling
 import submitting
+from load import rows as load
 from measuring import ROOT, Row
 from rich.console import Console
 from rich.table import Table
@@ -35,36 +36,35 @@ BENCHMARKS = {
     "import": imports.run,
     "submit": submitting.run,
     "schedule": scheduling.run,
+    **load.BENCHMARKS,
 }
-# What takes too long for every day; --long runs these instead, unless --only chooses.
-LONG = {
-    "schedule": scheduling.run_long,
-}
+LONG = {**load.LONG, "schedule_long": scheduling.run_long}  # minutes each: with --long alone
 RESULT = ROOT / "build" / "bench.json"
 _BEGIN, _END = "<!-- table: run.py --markdown -->", "<!-- end of table -->"
 
 
 def main() -> int:
+    every = BENCHMARKS | LONG
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="+", choices=BENCHMARKS, metavar="NAME", help="run these")
-    parser.add_argument("--long", action="store_true", help="the long form, where there is one")
+    parser.add_argument("--only", nargs="+", choices=every, metavar="NAME", help="run these")
+    parser.add_argument("--long", action="store_true", help="the ones that take minutes each")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="put the table there, too")
     arguments = parser.parse_args()
     console, progress = Console(), Console(stderr=True)
     rows: list[Row] = []
     loads = []
-    chosen = {**BENCHMARKS, **LONG} if arguments.long else BENCHMARKS
     for name in arguments.only or (LONG if arguments.long else BENCHMARKS):
         loads.append(os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0)
         begun = time.monotonic()
         with progress.status(f"measuring {name}"):
-            rows += chosen[name]()
+            rows += every[name]()
         progress.print(f"{name}: {time.monotonic() - begun:.0f} s")
     about = machine(max(loads))
     console.print(table(rows, about))
     known = write_json(rows)
     if arguments.markdown:
-        write_markdown(known, about, arguments.markdown)
+        now = {row.name for row in rows}
+        write_markdown(known, now, about, arguments.markdown)
     return 0 if all(row.reached is not False for row in rows) else 1
 
 
@@ -100,8 +100,11 @@ def write_json(rows: list[Row]) -> list[Row]:
     return [Row(name, **values) for name, values in known.items()]
 
 
-def write_markdown(rows: list[Row], about: str, path: Path) -> None:
-    """Replace what stands between the two markers."""
+def write_markdown(known: list[Row], now: set[str], about: str, path: Path) -> None:
+    """Replace what stands between the two markers: the rows of now, and those that the page had."""
+    had = path.read_text("utf-8").partition(_BEGIN)[2].partition(_END)[0]
+    shows = now | set(re.findall(r"^\| `(\w+)` \|", had, flags=re.MULTILINE))
+    rows = [row for row in known if row.name in shows]
     lines = [f"{about}.", "", "| row | value | reach | met | bound by |", "|---|---|---|---|---|"]
     lines += [f"| {' | '.join(('`' + r.name + '`', *shown(r)[1:]))} |" for r in rows]
     new = "\n".join([_BEGIN, *lines, _END])

@@ -125,6 +125,17 @@ class Rig:
         self.sides.append(side)
         return side
 
+    def links(self, number: int) -> Side:
+        url, token, log = self.pool.url, self.pool.agent_token, self._folder / "links.log"
+        side = Side("sim_links.py", log, url=url, token=token, links=number)
+        self.sides.append(side)
+        return side
+
+    def broker_memory(self) -> float:
+        """Resident MB of the broker's process."""
+        assert self.pool.broker is not None
+        return float(psutil.Process(self.pool.broker.pid).memory_info().rss) / 1e6
+
     def clients(self, priority: str = "normal", clients: int = 4) -> Side:
         url, token = self.pool.url, self.pool.token
         log = self._folder / "clients.log"

@@ -220,3 +220,29 @@ def test_a_handle_knows_how_far_its_job_is(broker, client, say):
     assert (job.state, job.done) == ("done", 1)
     assert job.cancel().state == "cancelled"
     assert job.refresh() is job
+
+
+def _carried(say, index: int, cursor: int, data: bytes) -> pb.JobEvent:
+    event = say.picture(index, cursor)
+    event.picture_bytes = data
+    return event
+
+
+def test_a_picture_that_comes_with_its_event_is_not_downloaded(broker, client, say):
+    broker.scripts = [[_carried(say, 0, 2, say.png(7)), say.ended(3, DONE)]]
+    assert client.generate("a fox")[0].data == say.png(7)
+    assert broker.requests["Watch"][0].inline_pictures_up_to > 0
+    assert "Download" not in broker.requests
+
+
+def test_a_picture_that_comes_damaged_with_its_event_is_downloaded(broker, client, say):
+    broker.scripts = [[_carried(say, 0, 2, b"damaged"), say.ended(3, DONE)]]
+    assert client.generate("a fox")[0].data == say.png(7)
+    assert len(broker.requests["Download"]) == 1
+
+
+def test_a_picture_carried_twice_by_a_resumed_stream_is_told_once(broker, client, say):
+    carried = _carried(say, 0, 2, say.png(7))
+    broker.scripts = [[carried, say.Drop()], [carried, say.ended(3, DONE)]]
+    seen = list(client.submit("a fox").watch())
+    assert [type(event) for event in seen] == [PictureReady, Done]

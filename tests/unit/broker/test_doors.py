@@ -1,0 +1,66 @@
+"""The HTTP door of a real server: what is turned away before any work is done for it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+import uvicorn
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
+
+from foxden_broker import http_api
+from foxden_broker.metrics import Metrics
+
+
+class Keeper:
+    """Lets everybody wait."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+
+    async def admit(self, authorization: str, *scopes: str) -> Any:
+        self.asked.set()
+        await asyncio.sleep(60)
+
+
+@pytest.fixture
+def keeper() -> Keeper:
+    return Keeper()
+
+
+@pytest_asyncio.fixture
+async def port(keeper: Any) -> AsyncIterator[int]:
+    app = http_api.create({}, keeper, "", Metrics(), metrics_open=False)
+    config = uvicorn.Config(app, log_level="error", lifespan="off", ws="websockets-sansio")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = uvicorn.Server(config)
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        yield listener.getsockname()[1]
+        server.force_exit = server.should_exit = True
+        await serving
+
+
+async def test_agent_beyond_those_that_can_be_welcomed_in_time_is_turned_away(
+    port: int, keeper: Keeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_api, "_MOST_ARRIVING", 1)
+    url = f"ws://127.0.0.1:{port}/v1/link"
+    first = asyncio.create_task(connect(url, open_timeout=60).__aenter__())
+    await keeper.asked.wait()
+    with pytest.raises(InvalidStatus, match="403"):
+        await connect(url, open_timeout=60).__aenter__()
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+
+
+async def test_put_of_a_picture_for_an_unknown_account_is_refused(port: int) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    head = "PUT /v1/pictures/nobody/job/0/1 HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
+    writer.write(head.encode())
+    assert b" 401 " in await reader.readline()
+    writer.close()
