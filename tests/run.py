@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SUITES = ("unit", "test_boundaries.py", "test_settings_documented.py", "conformance")
+SUITES = ("unit", "test_boundaries.py", "test_settings_documented.py", "conformance", "simulation")
 SLOW_SUITES = ("engine", "system")
 
 

@@ -15,7 +15,7 @@ from functools import cached_property
 from foxden_broker.problems import invalid
 from foxden_proto.problems import Problem, Reason
 from foxden_proto.v1.generation_pb2 import ImageRequest
-from foxden_proto.v1.pool_pb2 import CardInfo, Model, PoolModel, Sampler
+from foxden_proto.v1.pool_pb2 import CardInfo, Model, PoolModel
 
 
 @dataclass(frozen=True)

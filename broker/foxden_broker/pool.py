@@ -246,7 +246,8 @@ class Pool:
 
     def position(self, job: OpenJob) -> int:
         """Images that go before a job whose model is not known yet."""
-        better = sum(a.images for priority, a in self._unresolved.items() if priority < job.priority)
+        lines = self._unresolved.items()
+        better = sum(line.images for priority, line in lines if priority < job.priority)
         return better + self._unresolved[job.priority].before(job.job_id)[0]
 
     def restore(self, job: Job, task: Task, deadline: float) -> None:

@@ -49,7 +49,7 @@ class Card:
     row: int
     accepting: bool = False
     here: bool = True
-    gone_at: float = -math.inf
+    away_since: float = -math.inf  # when it was given work last, unless it is now
     loaded: frozenset[str] = frozenset()  # models in its memory
     held: list[Batch] = field(default_factory=list)  # the running one, the staged one
     switched: float = -math.inf  # when its newest model was asked for

@@ -105,8 +105,8 @@ class Costs:
                 costs[card.row] = np.inf
 
     def _without(self, costs: Floats, kind: Kind, avoid: frozenset[str]) -> Floats:
-        """Cards that failed on an image come last: only where no other can run it, those that went
-        away a short while ago included."""
+        """Cards that failed on an image come last: only where no other can run it, those that were
+        taken away a short while ago included."""
         able = self.table.capable(kind)
         away = self.state.settings.away
         spared = [card.row for i in avoid if (card := self.table.cards.get(i)) is not None]
@@ -114,10 +114,16 @@ class Costs:
         others[spared] = False
         for row in np.flatnonzero(others).tolist():
             card = self.table.rows[row]
-            if card is not None and (card.here or self.now - card.gone_at < away):
-                costs = costs.copy()
-                costs[spared] = np.inf
-                return costs
+            if card is None:
+                continue
+            if not self.table.accepting[row]:
+                back = card.away_since + away
+                if self.now >= back:
+                    continue
+                self._unpause = min(self._unpause, back)
+            costs = costs.copy()
+            costs[spared] = np.inf
+            return costs
         return costs
 
     def _end(self, kind: Kind, row: int) -> float:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 FAILURES = 3
 PAUSE = 30.0  # seconds, doubled each time
-LONGEST = 3600.0
+LONGEST = 300.0
 REFUSED_PAUSE = 2.0
 REFUSED_LONGEST = 300.0
 

@@ -125,9 +125,10 @@ class State:
         loaded: Iterable[str] = (),
     ) -> None:
         """A card came (back), or was described anew. What it holds stays."""
+        if facts.card_id not in self.table.cards:
+            self.table.add(facts).away_since = now
         card = self.table.add(facts)
-        if not card.here:
-            self._here(card, True)
+        card.here = True
         card.loaded = frozenset(loaded)
         card.accepting = accepting
         self._holds(card, now)
@@ -156,8 +157,7 @@ class State:
         """It is away. What it holds stays held until each image ends."""
         card = self.table.cards.get(card_id)
         if card is not None and card.here:
-            self._here(card, False)
-            card.gone_at = now
+            card.here = False
             card.loaded = frozenset()
             self._holds(card, now)
 
@@ -436,13 +436,13 @@ class State:
         if new:
             self._taught_at = -math.inf
 
-    def _here(self, card: Card, here: bool) -> None:
-        card.here = here
-
     def _holds(self, card: Card, now: float) -> None:
         """Bring the table's row of this card up to date."""
         running = card.held[0] if card.held else None
+        worked = bool(self.table.accepting[card.row])
         self.table.holds(card)
+        if worked and not self.table.accepting[card.row]:
+            card.away_since = now
         if running is not None:
             lead = max(self.settings.stage_lead, self.settings.stage_share * running.run)
             self.table.timing(card, lead, self.settings.overrun * running.run)

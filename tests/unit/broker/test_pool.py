@@ -284,5 +284,3 @@ def test_lease_restored_on_a_card_that_is_not_remembered_waits_again_when_it_is_
     (held,) = pool.held.values()
     end(pool, held.lease, TaskEvent.LOSE, blame=True)
     assert waiting(pool) == {"job": [0]}
-
-

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import pytest
+
 from foxden_broker.scheduler.facts import BULK, INTERACTIVE, CardFacts, JobFacts, Outcome
 from foxden_broker.scheduler.planning import plan
 
@@ -143,6 +145,19 @@ def test_a_failed_image_waits_ten_minutes_for_another_card_that_is_away(desk: De
     assert desk.plan() == []
     desk.now = 601.0
     assert desk.plan() == ["j0>bad"]
+
+
+def test_a_failed_image_waits_ten_minutes_for_another_card_that_takes_no_work(desk: Desk) -> None:
+    desk.card("failing", "m")
+    desk.card("in a game", "m")
+    desk.state.card_accepts("in a game", False, desk.now)
+    desk.job("j")
+    assert desk.plan() == ["j0>failing"]
+    desk.state.image_ended("j", 0, desk.now, Outcome.FAILED, waits=True)
+    assert desk.plan() == []
+    assert plan(desk.state, desk.now).wake_at == pytest.approx(600.0)
+    desk.now = 600.0
+    assert desk.plan() == ["j0>failing"]
 
 
 def test_a_failed_image_goes_back_to_the_only_card(desk: Desk) -> None:
