@@ -81,14 +81,16 @@ async def submit(
             "use a new key for a new request.",
         )
     job = submitted.job
+    known = job.job_id in account.pool.jobs  # found by polling, a moment before this goes on
     if not submitted.repeated:
-        account.pool.add_job(job, range(job.count))
+        if account.planned and not known:
+            account.pool.add_job(job, range(job.count))
         account.metrics.submitted(job.priority)
         account.wake.set()
         # A card with models may have come while the job was being written.
         if not resolved:
             await account.resolve_waiting()
-    elif job.state not in JOB_ENDED and job.job_id not in account.pool.jobs:
+    elif account.planned and job.state not in JOB_ENDED and not known:
         # It was stored, and the store's answer to that got lost.
         account.doubt(job.job_id, *range(job.count))
     return gen.SubmitResponse(
@@ -277,7 +279,7 @@ def queued(account: Account, job: Job) -> gen.Queued:
     """Where a job stands: what goes before it, and when it may be done."""
     opened = account.pool.jobs.get(job.job_id)
     if opened is None:
-        return gen.Queued()
+        return gen.Queued(waiting_for="" if account.planned else "a broker to plan for this pool")
     return account.place(opened)
 
 
