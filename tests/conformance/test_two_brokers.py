@@ -461,3 +461,16 @@ async def test_only_broker_on_postgresql_plans_from_its_start_and_gives_up_at_it
     assert not [r for r in await store.replicas(0) if r.replica_id == lease.replica_id]
     await store.close()
     assert time.monotonic() - began < Timers().scheduling_lease
+
+
+async def test_brokers_that_start_together_on_an_empty_database_share_one_account(
+    brokers: Brokers,
+) -> None:
+    await asyncio.gather(brokers.start("a"), brokers.start("b"))
+    store = await open_store(brokers.url)
+    assert len(await store.accounts()) == 1
+    await store.close()
+    agent = await brokers.agent("a")
+    job = await brokers.client("b").submit("a red cube")
+    assert (await agent.finish(await agent.start())).accepted
+    assert (await brokers.client("a").get(job.id)).state == "done"
