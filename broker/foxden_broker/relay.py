@@ -60,7 +60,8 @@ async def relay(
     except (WebSocketDisconnect, KeyError, RuntimeError):
         pass  # the agent has gone, or speaks text
     except (grpc.RpcError, asyncio.InvalidStateError) as error:
-        log.info("a link of account %s broke between two brokers: %s", account_id, error)
+        why_broken = error.details() if isinstance(error, grpc.aio.AioRpcError) else error
+        log.info("a link of account %s broke between two brokers: %s", account_id, why_broken)
     finally:
         for way in ways:
             way.cancel()

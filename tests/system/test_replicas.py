@@ -23,7 +23,7 @@ LONG = {"steps": 150, "width": 128, "height": 128}  # some seconds an image
 
 @pytest.fixture
 def pool(tmp_path: Path) -> Iterator[SharedPool]:
-    """Broker `a`, which owns the account, and `b`; both behind a balancer that prefers `a`."""
+    """Brokers `a` and `b` behind a balancer that prefers `a`."""
     try:
         made = SharedPool(tmp_path)
     except Unavailable as error:
@@ -31,11 +31,18 @@ def pool(tmp_path: Path) -> Iterator[SharedPool]:
     try:
         made.start_replica("a")
         made.start_replica("b")
-        assert made.owner() == "a"
         made.balance("a", "b")
         yield made
     finally:
         made.close()
+
+
+def owner_and_other(pool: SharedPool) -> tuple[str, str]:
+    """Asked just before it matters: on a machine that starves a broker for longer than its lease
+    (1.5 s here) the account changes hands, as it should."""
+    wait_until(pool.owner, 20)
+    owner = pool.owner()
+    return owner, {"a": "b", "b": "a"}[owner]
 
 
 def wait_for_step(job: foxden.Job, step: int = 3) -> None:
@@ -91,15 +98,16 @@ def test_owner_killed_under_work_the_other_takes_over_and_images_go_on(pool):
     running = client.submit(PROMPT, seed=1, **LONG)
     waiting = [client.submit(PROMPT, seed=10 + i, count=2) for i in range(3)]
     wait_for_step(running)
+    owner, other = owner_and_other(pool)
 
-    pool.replicas["a"].kill()
+    pool.replicas[owner].kill()
     # Nobody plans yet, but what is acknowledged now counts too.
-    late = pool.client_of("b").submit(PROMPT, seed=50)
+    late = pool.client_of(other).submit(PROMPT, seed=50)
 
     for job in [running, *waiting, late]:
         assert len(job.result(timeout=90)) == job.count
         assert pictures(pool, job) == list(range(job.count))
-    assert pool.owner() == "b"
+    wait_until(lambda: pool.owner() == other, 20)
     # The agent kept its image over the change: nobody drew it twice.
     assert outcomes(running) == ["finish"]
 
@@ -107,16 +115,15 @@ def test_owner_killed_under_work_the_other_takes_over_and_images_go_on(pool):
 def test_other_broker_killed_its_agent_comes_back_by_the_owner(pool):
     pool.prefer(1)
     pool.start_agent("one", broker=pool.balanced)
-    client = pool.client_of("a")
-    job = client.submit(PROMPT, seed=1, **LONG)
+    job = pool.client(url=pool.balanced).submit(PROMPT, seed=1, **LONG)
     wait_for_step(job)
+    owner, other = owner_and_other(pool)
 
-    pool.replicas["b"].kill()
+    pool.replicas[other].kill()
 
     assert len(job.result(timeout=90)) == 1
     assert outcomes(job) == ["finish"]
-    assert pool.owner() == "a"
-    assert pool.epoch() == 1
+    wait_until(lambda: pool.owner() == owner, 20)
 
 
 def test_owner_stopped_cleanly_the_other_takes_over_at_once(pool):
@@ -125,14 +132,15 @@ def test_owner_stopped_cleanly_the_other_takes_over_at_once(pool):
     job = client.submit(PROMPT, seed=1, **LONG)
     wait_for_step(job)
 
-    pool.replicas["a"].signal(signal.SIGTERM)
+    owner, other = owner_and_other(pool)
+    pool.replicas[owner].signal(signal.SIGTERM)
     began = time.monotonic()
-    wait_until(lambda: pool.owner() == "b", 10)
+    wait_until(lambda: pool.owner() == other, 10)
     took = time.monotonic() - began
 
     assert len(job.result(timeout=90)) == 1
     assert outcomes(job) == ["finish"]
-    assert pool.replicas["a"].stop() == 0
+    assert pool.replicas[owner].stop() == 0
     assert took < TIMERS.scheduling_lease
 
 
@@ -167,30 +175,32 @@ def test_database_stopped_for_longer_than_a_lease_both_go_on_when_it_is_back(poo
         assert pictures(pool, job) == [0, 1]
     for name in ("a", "b"):
         assert pool.client_of(name).get(jobs[0].id).state == "done"
-    assert "planned for no more" in log_of(pool, "a")
+    assert "planned for no more" in log_of(pool, "a") + log_of(pool, "b")
 
 
 def test_owner_suspended_past_its_lease_writes_nothing_when_it_wakes_up(pool):
-    pool.start_agent("one", broker=pool.urls["b"])
-    client = pool.client_of("b")
+    owner, other = owner_and_other(pool)
+    pool.start_agent("one", broker=pool.urls[other])
+    client = pool.client_of(other)
     running = client.submit(PROMPT, seed=1, **LONG)
     waiting = client.submit(PROMPT, seed=2, count=4)
     wait_for_step(running)
     epoch = pool.epoch()
+    assert pool.owner() == owner, "the machine is too busy: the account changed hands before"
 
-    pool.replicas["a"].signal(signal.SIGSTOP)
-    wait_until(lambda: pool.owner() == "b", 20)
+    pool.replicas[owner].signal(signal.SIGSTOP)
+    wait_until(lambda: pool.owner() == other, 20)
     # Long enough that, by its own clock, every agent of the sleeper is long gone.
     time.sleep(TIMERS.lease_lost)
-    pool.replicas["a"].signal(signal.SIGCONT)
+    pool.replicas[owner].signal(signal.SIGCONT)
 
     assert len(running.result(timeout=90)) == 1
     assert len(waiting.result(timeout=90)) == 4
     assert pictures(pool, waiting) == [0, 1, 2, 3]
     assert outcomes(running) == ["finish"]
     assert all(outcomes(waiting, i) == ["finish"] for i in range(4))
-    wait_until(lambda: "planned for no more" in log_of(pool, "a"), 10)
-    assert pool.owner() == "b"
-    assert pool.epoch() == epoch + 1
+    wait_until(lambda: "planned for no more" in log_of(pool, owner), 10)
+    assert pool.owner() == other
+    assert pool.epoch() > epoch
     # It serves again, as the one that passes on.
-    assert len(pool.client_of("a").generate(PROMPT, seed=3, progress=False)) == 1
+    assert len(pool.client_of(owner).generate(PROMPT, seed=3, progress=False)) == 1
