@@ -18,9 +18,8 @@ from foxden_broker.pool import Held, OpenJob, Pool, PoolCard
 from foxden_broker.quotas import Defaults, day_of, refusal, room
 from foxden_broker.retries import after_loss
 from foxden_broker.scheduler import backlog
-from foxden_broker.scheduler.outlook import Outlook
 from foxden_broker.session import Session
-from foxden_broker.store.base import Change, Decide, Lease, Quota, Store
+from foxden_broker.store.base import Change, Decide, Job, Lease, Quota, Store, Task
 from foxden_broker.uploads import Signer
 from foxden_proto import logs
 from foxden_proto.problems import Problem
@@ -51,9 +50,11 @@ class Account:
     hub: Hub = field(default_factory=Hub)
     sessions: dict[str, Session] = field(default_factory=dict)  # by agent_id
     wake: asyncio.Event = field(default_factory=asyncio.Event)  # something to plan
+    planned: bool = True  # False: another broker plans for it, and the mirror stays empty
     quotas: dict[str, Quota] = field(default_factory=dict)  # by member
     sweeping: asyncio.Lock = field(default_factory=asyncio.Lock)  # no blob is deleted by others
     doubts: set[tuple[str, int]] = field(default_factory=set)  # images to ask the store about
+    puts_elsewhere: dict[Lease, list[str]] = field(default_factory=dict)  # of leases not held here
     recent: Recent = field(default_factory=Recent)
     sending: Sending = field(default_factory=Sending)
 
@@ -61,16 +62,11 @@ class Account:
 
     def __post_init__(self) -> None:
         self.pool = Pool(self.account_id)
-        self._outlook = Outlook(self.pool.scheduler)
 
     async def load(self) -> None:
         """Fill the mirror from the store. Agents that held images when the broker stopped have
         `timers.lease_lost` from now to come back with them."""
-        for row in await self.store.cards(self.account_id):
-            info = CardInfo.FromString(row.info)
-            who = (row.agent_id, row.agent_name, row.agent_version)
-            self.pool.put_card(PoolCard(info, *who, row.last_seen_ms, standing=row.standing))
-        await self.load_quotas()
+        await self.load_cards()
         now = time.monotonic()
         for job, task in await self.store.open_tasks(self.account_id):
             releasing = task.state is TaskState.RELEASING
@@ -79,6 +75,26 @@ class Account:
         for held in self.pool.held.values():
             self.sessions.setdefault(held.agent_id, Session(held.agent_id, self.timers, now))
         self.wake.set()
+
+    async def load_cards(self) -> None:
+        """Begin an empty mirror with the cards as the store remembers them, all offline, and the
+        members' limits: what a submit is checked against."""
+        rows = await self.store.cards(self.account_id)
+        self.pool = Pool(self.account_id)
+        for row in rows:
+            info = CardInfo.FromString(row.info)
+            who = (row.agent_id, row.agent_name, row.agent_version)
+            self.pool.put_card(PoolCard(info, *who, row.last_seen_ms, standing=row.standing))
+        await self.load_quotas()
+
+    def adopt(self, rows: Sequence[tuple[Job, Task]]) -> None:
+        """Take in jobs that another broker has stored; those in the mirror are left alone."""
+        unknown = {job.job_id for job, _ in rows} - self.pool.jobs.keys()
+        for job, task in rows:
+            if job.job_id in unknown and task.state is TaskState.QUEUED:
+                self.pool.restore(job, task, 0.0)
+        if unknown:
+            self.wake.set()
 
     def deadline(self, card_id: str) -> float:
         """The monotonic moment at which a lease given to this card now is taken away: 3 x the
@@ -236,7 +252,7 @@ class Account:
         if not job.resolved:
             told.position = self.pool.position(job)
             return told
-        place = self._outlook.place(job.job_id, time.monotonic())
+        place = self.pool.outlook.place(job.job_id, time.monotonic())
         told.position = place.position
         if not told.waiting_for and place.p50 is not None and place.p90 is not None:
             told.eta_p50, told.eta_p90 = round(place.p50, 1), round(place.p90, 1)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import functools
 import logging
 import secrets
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
 
 import grpc
 import uvicorn
@@ -20,10 +23,15 @@ from foxden_broker import dispatcher, http_api, keeper, sweeper
 from foxden_broker.account import Account, now_ms
 from foxden_broker.auth import Doorkeeper
 from foxden_broker.backup import Copier
-from foxden_broker.blobs import FolderBlobs
+from foxden_broker.blobs import BlobStore, FolderBlobs
+from foxden_broker.forwarding import Forwarding
 from foxden_broker.grpc_api import AdminService, Door, GenerationService, PoolService
 from foxden_broker.metrics import Metrics, metered
+from foxden_broker.peer_api import PeerService
+from foxden_broker.peers import FRAME_BYTES as PEER_BYTES
+from foxden_broker.peers import Peers, Seal, ca_for_peers
 from foxden_broker.quotas import Defaults
+from foxden_broker.replicas import Replicas
 from foxden_broker.settings import BrokerSettings
 from foxden_broker.store.base import Store
 from foxden_broker.store.sql_store import open_store
@@ -34,7 +42,13 @@ from foxden_proto import limits
 from foxden_proto.address import Address
 from foxden_proto.home import write_private
 from foxden_proto.programs import Loop, watched
-from foxden_proto.v1 import generation_pb2, generation_pb2_grpc, pool_pb2, pool_pb2_grpc
+from foxden_proto.v1 import (
+    generation_pb2,
+    generation_pb2_grpc,
+    peer_pb2_grpc,
+    pool_pb2,
+    pool_pb2_grpc,
+)
 
 log = logging.getLogger(__name__)
 
@@ -62,34 +76,45 @@ async def broker(settings: BrokerSettings) -> AsyncIterator[Running]:
         metrics = Metrics()
         opened = await open_store(settings.database_url or _sqlite_url(settings))
         store = metered(opened, metrics)
+        replicas: Replicas | None = None
         try:
-            accounts = await _accounts(settings, store, metrics)
+            accounts, replicas = await _accounts(settings, store, metrics)
             token = await _admin_token(settings, store, next(iter(accounts)))
             doorkeeper = Doorkeeper(store)
             copier = Copier(settings.folder, store, accounts, sqlite=not settings.postgresql)
             door = Door(accounts, store, doorkeeper, metrics, copier)
-            server, grpc_port = await _grpc(settings, certificate, door)
-            http = _http(settings, certificate, accounts, doorkeeper, metrics)
-            keep = sweeper.Keep.of(settings)
+            server, grpc_port = await _grpc(settings, certificate, door, replicas)
+            http = _http(settings, certificate, accounts, doorkeeper, metrics, replicas)
             loops: list[Loop] = [
                 ("http", _serve(http, http_socket)),
-                *((f"dispatcher {a.account_id}", dispatcher.run(a)) for a in accounts.values()),
-                *((f"keeper {a.account_id}", keeper.run(a)) for a in accounts.values()),
-                *((f"sweeper {a.account_id}", sweeper.run(a, keep)) for a in accounts.values()),
                 ("event loop's lag", metrics.watch_the_loop()),
             ]
+            if replicas is not None:
+                replicas.advertise(
+                    settings.advertised(grpc_port), ca_for_peers(certificate), version("foxden")
+                )
+                loops.append(("replicas", replicas.run()))
+            else:
+                keep = sweeper.Keep.of(settings)
+                loops += [loop for a in accounts.values() for loop in _account_loops(keep, a)]
             async with watched(loops) as failed:
+                if replicas is not None:
+                    await replicas.settled()
                 http_port = http_socket.getsockname()[1]
                 pin = certificate.pin if certificate else ""
                 address = Address(settings.dialled_host, grpc_port, http_port, pin)
                 try:
                     yield Running(address, address.http_url, token, failed)
                 finally:
+                    if replicas is not None:  # first: another broker can take over meanwhile
+                        await replicas.stop()
                     await server.stop(grace=0.5)
                     for account in accounts.values():
                         for session in account.sessions.values():
                             await session.close("the broker is stopping")
         finally:
+            if replicas is not None:
+                await replicas.peers.close()
             await store.close()
 
 
@@ -143,39 +168,98 @@ def _taken(what: str, host: str, port: int, why: str) -> str:
     )
 
 
-async def _accounts(settings: BrokerSettings, store: Store, metrics: Metrics) -> dict[str, Account]:
+async def _accounts(
+    settings: BrokerSettings, store: Store, metrics: Metrics
+) -> tuple[dict[str, Account], Replicas | None]:
+    """The accounts, loaded where this broker alone plans for them; otherwise the replicas decide
+    by and by who does."""
     ids = list(await store.accounts())
     if not ids:
-        ids = [random_id(8)]
+        # Replicas that start together on an empty database must make one account, not two.
+        agreed = await store.secret("first-account", random_id(8).encode())
+        ids = [agreed.decode()]
         await store.ensure_account(ids[0], "main", now_ms())
-    signer = Signer(_signing_key(settings))
+    if settings.blobs.startswith("s3://"):
+        from foxden_broker.blobs_s3 import check_s3
+
+        await check_s3(settings.blobs, settings.s3_endpoint, settings.s3_region)
+    signer = Signer(await _signing_key(settings, store))
     limits = Defaults(settings.most_queued, settings.most_queued_in_account)
-    accounts = {
-        i: Account(i, store, _blobs(settings, ids, i), signer, settings.timers, limits, metrics)
-        for i in ids
-    }
+    blobs: dict[str, BlobStore] = {}
+
+    def new_account(account_id: str, store: Store) -> Account:
+        if account_id not in blobs:  # its accounts come and go, with each change of the planner
+            blobs[account_id] = _blobs(settings, ids, account_id)
+        kept = blobs[account_id]
+        return Account(account_id, store, kept, signer, settings.timers, limits, metrics)
+
+    if settings.shared:
+        seal = Seal(await store.secret("peers", secrets.token_bytes(32)))
+        replica_id, before = _replica_ids(settings)
+        replicas = Replicas(
+            replica_id,
+            before,
+            store,
+            new_account,
+            functools.partial(_account_loops, sweeper.Keep.of(settings)),
+            Peers(replica_id, seal),
+            settings.timers,
+            ids,
+        )
+        metrics.of_accounts(replicas.accounts)
+        return replicas.accounts, replicas
+    accounts = {i: new_account(i, store) for i in ids}
     for account in accounts.values():
         await account.load()
     metrics.of_accounts(accounts)
-    return accounts
+    return accounts, None
 
 
-def _blobs(settings: BrokerSettings, account_ids: list[str], account_id: str) -> FolderBlobs:
-    """The account's own folder: what nobody in it refers to can be deleted."""
+def _account_loops(keep: sweeper.Keep, account: Account) -> list[Loop]:
+    """What runs for an account in the broker that plans for it."""
+    return [
+        (f"dispatcher {account.account_id}", dispatcher.run(account)),
+        (f"keeper {account.account_id}", keeper.run(account)),
+        (f"sweeper {account.account_id}", sweeper.run(account, keep)),
+    ]
+
+
+def _replica_ids(settings: BrokerSettings) -> tuple[str, str]:
+    """This run's id and that of the run before, whose accounts need not wait for their leases to
+    run out. New for each run: a home may have been copied."""
+    path = settings.folder / "replica-id"
+    before = path.read_text().strip() if path.exists() else ""
+    replica_id = random_id(12)
+    write_private(path, replica_id)
+    return replica_id, before
+
+
+async def _signing_key(settings: BrokerSettings, store: Store) -> bytes:
+    """One key for all brokers of a database: a picture is PUT to any of them."""
+    path = settings.folder / "signing.key"
+    if not settings.shared:
+        if not path.exists():
+            write_private(path, secrets.token_hex(32))
+        return bytes.fromhex(path.read_text())
+    own = bytes.fromhex(path.read_text()) if path.exists() else secrets.token_bytes(32)
+    return await store.secret("signing-key", own)
+
+
+def _blobs(settings: BrokerSettings, account_ids: list[str], account_id: str) -> BlobStore:
+    """The account's own place: what nobody in it refers to can be deleted."""
+    if settings.blobs.startswith("s3://"):
+        from foxden_broker.blobs_s3 import open_s3
+
+        return open_s3(settings.blobs, account_id, settings.s3_endpoint, settings.s3_region)
+    if settings.blobs:
+        return FolderBlobs(Path(settings.blobs) / account_id, shared=settings.shared)
     root = settings.folder / "blobs"
     before = root / "tmp"  # until 0.1 there was one account, and one folder
     if before.is_dir() and len(account_ids) == 1 and not (root / account_id).exists():
         old = root.rename(root.with_name("blobs.moving"))
         root.mkdir()
         old.rename(root / account_id)
-    return FolderBlobs(root / account_id)
-
-
-def _signing_key(settings: BrokerSettings) -> bytes:
-    path = settings.folder / "signing.key"
-    if not path.exists():
-        write_private(path, secrets.token_hex(32))
-    return bytes.fromhex(path.read_text())
+    return FolderBlobs(root / account_id, shared=settings.shared)
 
 
 async def _admin_token(settings: BrokerSettings, store: Store, account_id: str) -> str:
@@ -193,21 +277,28 @@ async def _admin_token(settings: BrokerSettings, store: Store, account_id: str) 
 
 
 async def _grpc(
-    settings: BrokerSettings, certificate: Certificate | None, door: Door
+    settings: BrokerSettings,
+    certificate: Certificate | None,
+    door: Door,
+    replicas: Replicas | None,
 ) -> tuple[grpc.aio.Server, int]:
     server = grpc.aio.server(
+        interceptors=[Forwarding(replicas, door.keeper)] if replicas else [],
         options=[
             # Two brokers on one port would share its calls and each lose half of them.
             ("grpc.so_reuseport", 0),
-            ("grpc.max_receive_message_length", limits.REQUEST_BYTES),
+            # A frame from a peer is a little larger than what it carries.
+            ("grpc.max_receive_message_length", PEER_BYTES if replicas else limits.REQUEST_BYTES),
             ("grpc.max_metadata_size", 16 * limits.KIB),
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-        ]
+        ],
     )
     generation_pb2_grpc.add_GenerationServicer_to_server(GenerationService(door), server)
     pool_pb2_grpc.add_PoolServicer_to_server(PoolService(door), server)
     pool_pb2_grpc.add_AdminServicer_to_server(AdminService(door), server)
+    if replicas is not None:
+        peer_pb2_grpc.add_PeerServicer_to_server(PeerService(replicas), server)
     checks = health.aio.HealthServicer()
     await checks.set("", health_pb2.HealthCheckResponse.SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
@@ -247,9 +338,11 @@ def _http(
     accounts: dict[str, Account],
     doorkeeper: Doorkeeper,
     metrics: Metrics,
+    replicas: Replicas | None,
 ) -> _Uvicorn:
     ca_pem = certificate.ca_pem if certificate else ""
-    app = http_api.create(accounts, doorkeeper, ca_pem, metrics, metrics_open=settings.metrics_open)
+    open_to_all = settings.metrics_open
+    app = http_api.create(accounts, doorkeeper, ca_pem, metrics, replicas, metrics_open=open_to_all)
     return _Uvicorn(
         uvicorn.Config(
             app,

@@ -13,6 +13,7 @@ import hashlib
 import os
 import re
 import threading
+import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
@@ -26,6 +27,7 @@ from foxden_proto.limits import CHUNK_BYTES, MIB
 # What fits here is hashed and written in one thread hop; what doesn't, in hops of this size.
 BUFFER_BYTES = 1 * MIB
 
+_ABANDONED_SECONDS = 3600.0
 _ASIDE = ".aside"  # what a file is called in `tmp/` while it is decided whether it goes
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -112,28 +114,34 @@ class BlobStore(Protocol):
 
 
 class FolderBlobs:
-    """A folder that one broker owns: `ab/cdef…` for what is kept, `tmp/` for what is arriving."""
+    """A folder: `ab/cdef…` for what is kept, `tmp/` for what is arriving.
 
-    def __init__(self, root: Path | str) -> None:
+    `shared`: other brokers write here too, so that only what is long abandoned is cleared away.
+    """
+
+    def __init__(self, root: Path | str, *, shared: bool = False) -> None:
         self._root = Path(root).absolute()
         self._tmp = self._root / "tmp"
         try:
             self._tmp.mkdir(parents=True, exist_ok=True)
-            # Left by a crash. Safe only because no other broker writes here: its arriving blobs
-            # would look the same.
+            # Left by a crash. Where another broker writes here, its arriving blobs look the same:
+            # but nothing takes an hour to arrive.
+            before_ms = (time.time() - _ABANDONED_SECONDS) * 1000
             asides = []
             for left in self._tmp.iterdir():
+                if shared and not _put_before(left, before_ms):
+                    continue
                 if left.suffix == _ASIDE:
                     asides.append(left)
                 else:
-                    left.unlink()
+                    left.unlink(missing_ok=True)
             for shard in range(256):  # now, so that no picture has to make its folder durable
                 (self._root / f"{shard:02x}").mkdir(exist_ok=True)
             _sync_folder(self._root)
             for aside in asides:  # a crash while it was looked at: it stays
                 _put_back(aside, _place(self._root, aside.name[:64]))
         except OSError as error:
-            raise _translate(error, self._root) from error
+            raise translate(error, self._root) from error
 
     async def put(
         self,
@@ -144,7 +152,7 @@ class FolderBlobs:
         expect_size: int | None = None,
     ) -> tuple[str, int]:
         if expect_sha256 is not None:
-            _check(expect_sha256)
+            check_sha256(expect_sha256)
         if expect_size is not None and expect_size > limit:
             raise BlobTooBig(limit)
         arriving = _Arriving(self._root, self._tmp, expect_sha256, expect_size)
@@ -179,7 +187,7 @@ class FolderBlobs:
                     yield data[at : at + CHUNK_BYTES]
                 data = await asyncio.to_thread(file.read, BUFFER_BYTES) if file else b""
         except OSError as error:
-            raise _translate(error, path) from error
+            raise translate(error, path) from error
         finally:
             if file is not None:
                 file.close()
@@ -191,7 +199,7 @@ class FolderBlobs:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise _translate(error, path) from error
+            raise translate(error, path) from error
 
     async def delete(self, sha256: str, *, put_before_ms: int | None = None) -> bool:
         path = self._path(sha256)
@@ -202,7 +210,7 @@ class FolderBlobs:
         except FileNotFoundError:
             return False
         except OSError as error:
-            raise _translate(error, path) from error
+            raise translate(error, path) from error
         return True
 
     async def kept(self) -> AsyncIterator[Kept]:
@@ -214,10 +222,10 @@ class FolderBlobs:
         try:
             return await asyncio.to_thread(_tidy, self._tmp, begun_before_ms)
         except OSError as error:
-            raise _translate(error, self._tmp) from error
+            raise translate(error, self._tmp) from error
 
     def _path(self, sha256: str) -> Path:
-        return _place(self._root, _check(sha256))
+        return _place(self._root, check_sha256(sha256))
 
 
 class _Arriving:
@@ -267,7 +275,7 @@ class _Arriving:
             try:
                 yield
             except OSError as error:
-                raise _translate(error, self._root) from error
+                raise translate(error, self._root) from error
 
     def _discard(self) -> None:
         self._over = True
@@ -318,7 +326,7 @@ class _Arriving:
         return _place(self._root, sha256)
 
 
-def _check(sha256: str) -> str:
+def check_sha256(sha256: str) -> str:
     """Only 64 hex digits ever become part of a path."""
     if not _SHA256.fullmatch(sha256):
         raise ValueError("A sha256 is 64 lower-case hexadecimal digits.")
@@ -362,9 +370,17 @@ def _delete_old(path: Path, sha256: str, tmp: Path, before_ms: int) -> bool:
 
 
 def _put_back(aside: Path, path: Path) -> None:
-    with suppress(FileExistsError):  # it was put anew meanwhile: the same bytes
+    # It was put anew meanwhile, the same bytes; or another broker has just put it back.
+    with suppress(FileExistsError, FileNotFoundError):
         os.link(aside, path)
-    aside.unlink()
+    aside.unlink(missing_ok=True)
+
+
+def _put_before(path: Path, before_ms: float) -> bool:
+    try:
+        return _put_ms(path) < before_ms
+    except FileNotFoundError:
+        return False  # another broker has taken it
 
 
 def _put_ms(path: Path) -> int:
@@ -428,7 +444,7 @@ def _sync_folder(path: Path) -> None:
         os.close(handle)
 
 
-def _translate(error: OSError, path: Path) -> StoreError:
+def translate(error: OSError, path: Path) -> StoreError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StorageFull(
             f"The disk of {path} is full; nothing was stored. Free some space there and try again."

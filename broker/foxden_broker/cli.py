@@ -31,6 +31,16 @@ class BrokerCommand:
         add("--grpc-port", type=_port, default=DEFAULT_GRPC_PORT, help="0: any free one (7433)")
         add("--http-port", type=_port, default=DEFAULT_HTTP_PORT, help="0: any free one (7480)")
         add("--database-url", default="", help="where jobs are kept (SQLite in the home folder)")
+        add(
+            "--advertise",
+            type=_host_port,
+            default=None,
+            metavar="HOST:PORT",
+            help="where other brokers on the same PostgreSQL dial this one's gRPC port",
+        )
+        add("--blobs", default="", help="where pictures are kept: a folder, or s3://BUCKET/PREFIX")
+        add("--s3-endpoint", default="", help="URL of the S3 server, where it is not Amazon's")
+        add("--s3-region", default="", help="region of the bucket")
         add("--tls-cert", type=Path, help="PEM certificate chain, instead of the broker's own CA")
         add("--tls-key", type=Path, help="PEM key of --tls-cert")
         limit = functools.partial(add, type=_days, metavar="DAYS")
@@ -92,6 +102,13 @@ def _size(text: str) -> int:
     return int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " "))
 
 
+def _host_port(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT: write broker-1:7433")
+    return text
+
+
 async def _run(args: argparse.Namespace) -> int:
     from foxden_broker.app import StartError, broker
     from foxden_broker.settings import BrokerSettings
@@ -107,6 +124,10 @@ async def _run(args: argparse.Namespace) -> int:
             http_port=args.http_port,
             public_host=args.public_host,
             database_url=args.database_url,
+            advertise=args.advertise or "",
+            blobs=args.blobs,
+            s3_endpoint=args.s3_endpoint,
+            s3_region=args.s3_region,
             tls_cert=args.tls_cert,
             tls_key=args.tls_key,
             keep_results_days=args.keep_results,

@@ -77,7 +77,8 @@ async def submit(
                 submitted = await account.store.submit(new, key_window_ms=KEY_WINDOW_MS)
             except StoreError:
                 # Perhaps it is stored, and the answer got lost; its client may not ask again.
-                account.doubt(new.job_id, *range(new.count))
+                if account.planned:
+                    account.doubt(new.job_id, *range(new.count))
                 raise
     if submitted.conflict:
         raise Problem(
@@ -86,15 +87,17 @@ async def submit(
             "use a new key for a new request.",
         )
     job = submitted.job
-    if not submitted.repeated and job.job_id not in account.pool.jobs:
-        account.pool.add_job(job, range(job.count))
-        account.hub.recent.add(job)
+    known = job.job_id in account.pool.jobs  # found by polling or by asking, a moment before
+    if not submitted.repeated and not known:
+        if account.planned:
+            account.pool.add_job(job, range(job.count))
+            account.hub.recent.add(job)
         account.metrics.submitted(job.priority)
         account.wake.set()
         # A card with models may have come while the job was being written.
         if not resolved:
             await account.resolve_waiting()
-    elif job.state not in JOB_ENDED and job.job_id not in account.pool.jobs:
+    elif account.planned and job.state not in JOB_ENDED and not known:
         # It was stored, and the store's answer to that got lost, or is on its way still.
         account.doubt(job.job_id, *range(job.count))
     return gen.SubmitResponse(
@@ -290,7 +293,7 @@ def queued(account: Account, job: Job) -> gen.Queued:
     """Where a job stands: what goes before it, and when it may be done."""
     opened = account.pool.jobs.get(job.job_id)
     if opened is None:
-        return gen.Queued()
+        return gen.Queued(waiting_for="" if account.planned else "a broker to plan for this pool")
     return account.place(opened)
 
 

@@ -166,6 +166,7 @@ class GenerationService(gen_grpc.GenerationServicer):
         self, request: gen.WatchRequest, context: Context
     ) -> AsyncIterator[gen.JobEvent]:
         account, member = await self._door.enter(context, "generate")
+        await context.send_initial_metadata(())  # the first event may be a long way off
         welcome = self._door.still_welcome(context, "generate")
         async for event in client_calls.watch(account, member, request, welcome):
             yield event

@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
+from typing import Protocol
 
 from fastapi import FastAPI, Request, WebSocket
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
@@ -21,14 +22,16 @@ from foxden_broker.auth import Doorkeeper
 from foxden_broker.blobs import BlobMismatch, BlobStalled, BlobTooBig, paced
 from foxden_broker.images import PNG_HEADER_BYTES, png_size
 from foxden_broker.metrics import CONTENT_TYPE, CountedRequests, Metrics
-from foxden_broker.pool import OpenJob
+from foxden_broker.relay import relay
+from foxden_broker.replicas import Replicas
 from foxden_broker.session import CLOSE_SECONDS, Connection, Session
 from foxden_broker.store.base import Lease, StorageFull, StoreError
 from foxden_proto import limits, link, logs
 from foxden_proto.link_checks import LinkError, read_hello
 from foxden_proto.problems import Problem, Reason
-from foxden_proto.states import LinkState, UnknownTransition
+from foxden_proto.states import TASK_HELD, LinkState, UnknownTransition
 from foxden_proto.v1 import link_pb2 as pb
+from foxden_proto.v1.generation_pb2 import ImageRequest
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +41,7 @@ _PICTURE_ROUTE = "/v1/pictures/{account_id}/{job_id}/{index}/{lease_no}"
 _MOST_ARRIVING = 500
 _PICTURE = re.compile(r"/v1/pictures/([^/]+)/([^/]+)/(\d{1,9})/(\d{1,18})")
 _MOST_PUTS = 3  # different pictures that are stored for one lease
+_MOST_LEASES = 2000  # remembered of those that another broker planned
 _COMING = "coming"  # in the place of the sha256 of one that is on its way
 _STORE_AWAY = "the broker cannot store anything just now"
 
@@ -47,11 +51,12 @@ def create(
     keeper: Doorkeeper,
     ca_pem: str,
     metrics: Metrics,
+    replicas: Replicas | None = None,
     *,
     metrics_open: bool,
 ) -> ASGIApp:
-    """The HTTP application. `ca_pem` is empty where the broker has no CA of its own;
-    `metrics_open`: /metrics is told without a token."""
+    """The HTTP application. `ca_pem` is empty where the broker has no CA of its own; `replicas`
+    are there where it shares its database; `metrics_open`: /metrics is told without a token."""
     app = FastAPI(title="Foxden broker", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(CountedRequests, metrics=metrics)
 
@@ -117,7 +122,14 @@ def create(
             arriving.discard(websocket)
             await keeper.admit(header, "agent")
 
-        await serve_link(accounts[member.account_id], websocket, still_welcome)
+        account_id = member.account_id
+        if replicas is not None:
+            # Waiting costs less than a refusal: the agent would come back later and later.
+            owner = await replicas.owners.within(account_id, replicas.timers.hello)
+            if not owner.mine:
+                await relay(replicas, account_id, member.name, websocket, still_welcome)
+                return
+        await serve_link(accounts[account_id], websocket, still_welcome)
 
     return PictureDoor(put_picture, app, metrics)
 
@@ -148,8 +160,16 @@ class PictureDoor:
         await answer(scope, receive, send)
 
 
+class AgentConnection(Connection, Protocol):
+    """A WebSocket, or the stream from another broker that has it."""
+
+    async def receive_bytes(self) -> bytes:
+        """The next frame. Raises WebSocketDisconnect at the end."""
+        ...
+
+
 async def serve_link(
-    account: Account, websocket: WebSocket, still_welcome: Callable[[], Awaitable[None]]
+    account: Account, websocket: AgentConnection, still_welcome: Callable[[], Awaitable[None]]
 ) -> None:
     """Drive one agent's link until its connection ends, or its token does: `still_welcome`, asked
     with each heartbeat and each finished picture, raises the Problem."""
@@ -159,6 +179,9 @@ async def serve_link(
         hello = read_hello(first)
     except (LinkError, TimeoutError, WebSocketDisconnect, KeyError) as error:
         await _refuse(websocket, str(error) or "no hello came in time")
+        return
+    if not account.planned:  # no more since a moment ago: nobody would look after this link
+        await _refuse(websocket, "another broker plans for this account now", retry_after=0.0)
         return
     session = account.sessions.get(hello.agent_id)
     if session is None:
@@ -222,29 +245,49 @@ async def _refuse(
             await connection.close(code, reason[:100])
 
 
+async def _expected(account: Account, lease: Lease) -> tuple[ImageRequest, list[str]] | None:
+    """What the picture of this lease was to be, and what was PUT for it here; None where the
+    lease is over. The mirror says it without a query; another broker may have the mirror."""
+    opened, held = account.pool.jobs.get(lease.job_id), account.pool.held.get(lease)
+    if opened is not None and held is not None:
+        return opened.request, held.puts
+    job = await account.store.job(account.account_id, lease.job_id)
+    task = job.tasks[lease.index] if job and 0 <= lease.index < len(job.tasks) else None
+    if job is None or task is None or task.lease != lease or task.state not in TASK_HELD:
+        return None
+    while len(account.puts_elsewhere) >= _MOST_LEASES:  # the oldest are over by now
+        del account.puts_elsewhere[next(iter(account.puts_elsewhere))]
+    puts = account.puts_elsewhere.setdefault(lease, [])
+    return ImageRequest.FromString(job.request), puts
+
+
 async def _store_picture(account: Account, lease: Lease, request: Request) -> JSONResponse:
-    job = account.pool.jobs.get(lease.job_id)
-    held = account.pool.held.get(lease)
-    if job is None or held is None:
+    try:
+        expected = await _expected(account, lease)
+    except StoreError as error:
+        log.error("a picture could not be looked up: %s", error)
+        return _error(503, str(error))
+    if expected is None:
         return _error(410, "this image is not yours any more")
+    image, puts = expected
     # A picture that was stored, but whose receipt got lost on its way, may always come again.
-    if request.headers.get("x-foxden-sha256", "") in held.puts:
-        return (await _take_picture(account, lease, job, request))[0]
-    if len(held.puts) >= _MOST_PUTS:
+    if request.headers.get("x-foxden-sha256", "") in puts:
+        return (await _take_picture(account, lease, image, request))[0]
+    if len(puts) >= _MOST_PUTS:
         return _error(429, f"{_MOST_PUTS} pictures were sent for this image: no more are taken")
-    held.puts.append(_COMING)
+    puts.append(_COMING)
     kept = ""
     try:
-        answer, kept = await _take_picture(account, lease, job, request)
+        answer, kept = await _take_picture(account, lease, image, request)
     finally:
-        held.puts.remove(_COMING)
-        if kept and kept not in held.puts:
-            held.puts.append(kept)
+        puts.remove(_COMING)
+        if kept and kept not in puts:
+            puts.append(kept)
     return answer
 
 
 async def _take_picture(
-    account: Account, lease: Lease, job: OpenJob, request: Request
+    account: Account, lease: Lease, image: ImageRequest, request: Request
 ) -> tuple[JSONResponse, str]:
     """The answer, and the sha256 of what was kept; empty where nothing was."""
     timers = account.timers
@@ -285,8 +328,8 @@ async def _take_picture(
     except ClientDisconnect:
         return _error(400, "the picture did not arrive whole"), ""  # nobody hears it
     account.metrics.received(size)
-    if png_size(bytes(head)) != (job.request.width, job.request.height):
-        what = f"the picture is not {job.request.width}x{job.request.height}"
+    if png_size(bytes(head)) != (image.width, image.height):
+        what = f"the picture is not {image.width}x{image.height}"
         return _error(422, what), sha256
     if small:
         account.recent.keep(sha256, b"".join(small))

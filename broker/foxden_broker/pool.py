@@ -18,6 +18,7 @@ from foxden_broker.quotas import Tally
 from foxden_broker.retries import cards_failed_on
 from foxden_broker.scheduler.ahead import Ahead
 from foxden_broker.scheduler.facts import CardFacts, Give, JobFacts, Kind, Need, Outcome
+from foxden_broker.scheduler.outlook import Outlook
 from foxden_broker.scheduler.queue import State
 from foxden_broker.store.base import Job, Lease, Task
 from foxden_proto.batches import batch_key, most_images
@@ -125,6 +126,7 @@ class Pool:
         self.held: dict[Lease, Held] = {}
         self.tally = Tally()
         self.scheduler = State(self._capable, self._together)
+        self.outlook = Outlook(self.scheduler)
         self._accepting: set[str] = set()  # agents whose link takes work
         self._of_agent: defaultdict[str, set[str]] = defaultdict(set)  # card ids
         self._leases_of_agent: defaultdict[str, set[Lease]] = defaultdict(set)

@@ -20,6 +20,10 @@ class BrokerSettings:
     http_port: int = DEFAULT_HTTP_PORT  # 0: any free one
     public_host: str = ""  # name or address that clients dial; empty: `host`
     database_url: str = ""  # empty: SQLite in the home folder
+    advertise: str = ""  # host:port at which other brokers dial this one; empty: as clients do
+    blobs: str = ""  # a folder, or s3://bucket/prefix; empty: in the home folder
+    s3_endpoint: str = ""  # URL of an S3 that is not Amazon's
+    s3_region: str = ""
     tls_cert: Path | None = None  # PEM chain; with tls_key, instead of the broker's own CA
     tls_key: Path | None = None
     keep_results_days: float = 30.0  # pictures and uploads are swept after; 0: never
@@ -38,6 +42,16 @@ class BrokerSettings:
     @property
     def dialled_host(self) -> str:
         return self.public_host or ("127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host)  # noqa: S104
+
+    @property
+    def shared(self) -> bool:
+        """Whether other brokers may use the same database."""
+        return self.database_url.startswith("postgresql")
+
+    def advertised(self, grpc_port: int) -> str:
+        if self.advertise:
+            return self.advertise
+        return Address(self.dialled_host, grpc_port).grpc_target
 
     @property
     def plain(self) -> bool:

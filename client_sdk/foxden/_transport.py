@@ -58,7 +58,9 @@ def delays(first: float = 0.1, most: float = 3.0, jitter: float = 0.5) -> Iterat
 
 
 class Patience:
-    """How long one call goes on trying: `retry_for` seconds since it last heard something."""
+    """How long one call goes on trying: `retry_for` seconds from the first failure since it last
+    heard something. A watch that was silent for an hour has the whole of it when its stream breaks.
+    """
 
     def __init__(self, retry_for: float, where: str) -> None:
         self._retry_for, self._where = retry_for, where
@@ -66,13 +68,15 @@ class Patience:
 
     def renew(self) -> None:
         """The broker was heard."""
-        self._since = time.monotonic()
+        self._since: float | None = None
         self._delays = delays()
 
     def delay(self, error: Exception) -> float:
         """Seconds to wait before the next try. Raises the translated error where there is none."""
         pause = next(self._delays)
-        spent = time.monotonic() - self._since
+        now = time.monotonic()
+        self._since = now if self._since is None else self._since
+        spent = now - self._since
         if retryable(error) and spent + pause <= self._retry_for:
             return pause
         if isinstance(error, grpc.aio.AioRpcError):

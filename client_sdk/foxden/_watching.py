@@ -151,6 +151,8 @@ async def _follow(transport: Transport, job_id: str) -> AsyncGenerator[pb.JobEve
                 ),
                 metadata=transport.metadata,
             )
+            await stream.wait_for_connection()
+            patience.renew()
             async for event in stream:
                 patience.renew()
                 cursor = max(cursor, event.cursor)

@@ -28,6 +28,9 @@ class Timers:
     archive: float = 3600.0  # after a job's end until it moves out of the tables that are hot
     blob_grace: float = 3600.0  # before a blob that nobody refers to is deleted
     look: float = 6 * 3600.0  # between looks at every blob that is kept
+    scheduling_lease: float = 15.0  # a broker plans for an account this long without a renewal
+    scheduling_renewal: float = 5.0  # between renewals; also how often the brokers are counted
+    store_poll: float = 2.0  # between looks at what other brokers have written to the store
     unknown_run: float = 600.0  # a run's estimate while nothing was measured; deadline is 3 x this
 
     def scaled(self, factor: float) -> Timers:

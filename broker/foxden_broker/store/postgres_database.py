@@ -34,7 +34,8 @@ CLASH_TRIES = 8
 LOST_SECONDS = 8.0  # how long a lost server is asked again
 MIGRATION_TRIES = 20
 STATEMENT_MS = 30_000
-IDLE_MS = 30_000
+# A broker that is suspended inside a transaction keeps its locks: no other could take over.
+IDLE_MS = 5_000
 _MIGRATION_LOCK = 0x466F7864656E  # "Foxden"; replicas that start together migrate one by one
 _CLASHED = {"40001", "40P01"}  # serialisation failure, deadlock: rolled back, try again
 _LOCK_TIMEOUT = "55P03"
