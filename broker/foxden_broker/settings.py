@@ -23,7 +23,7 @@ class BrokerSettings:
     advertise: str = ""  # host:port at which other brokers dial this one; empty: as clients do
     blobs: str = ""  # a folder, or s3://bucket/prefix; empty: in the home folder
     s3_endpoint: str = ""  # URL of an S3 that is not Amazon's
-    s3_region: str = ""
+    s3_region: str = ""  # of the bucket; empty: as the environment says
     tls_cert: Path | None = None  # PEM chain; with tls_key, instead of the broker's own CA
     tls_key: Path | None = None
     keep_results_days: float = 30.0  # pictures and uploads are swept after; 0: never

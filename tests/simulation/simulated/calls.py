@@ -28,6 +28,9 @@ class _Context:
     def invocation_metadata(self) -> Any:
         return tuple(self._metadata or ())
 
+    async def send_initial_metadata(self, metadata: Any) -> None:
+        pass
+
     async def abort_with_status(self, status: Any) -> None:
         raise _Aborted(status)
 
@@ -41,6 +44,19 @@ def _failed(aborted: _Aborted) -> AioRpcError:
     return AioRpcError(status.code, Metadata(), Metadata(*status.trailing_metadata), status.details)
 
 
+class _Stream:
+    """A call that is answered with a stream."""
+
+    def __init__(self, caller: Generation, messages: AsyncIterator[Any]) -> None:
+        self._caller, self._messages = caller, messages
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self._messages
+
+    async def wait_for_connection(self) -> None:
+        await self._caller._reach(20.0)
+
+
 class Generation:
     """In the place of `GenerationStub`, for one client's machine."""
 
@@ -51,8 +67,8 @@ class Generation:
         async def unary(request: Any, *, metadata: Any, timeout: float = 20.0) -> Any:
             return await self._unary(name, request, metadata, timeout)
 
-        def stream(request: Any, *, metadata: Any) -> AsyncIterator[Any]:
-            return self._stream(name, request, metadata)
+        def stream(request: Any, *, metadata: Any) -> _Stream:
+            return _Stream(self, self._stream(name, request, metadata))
 
         return stream if name in ("Watch", "Download") else unary
 
