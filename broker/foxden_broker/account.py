@@ -198,8 +198,24 @@ class Account:
     async def lose(self, held: Held, reason: str) -> None:
         """The card that held this is gone. The store says whether it had begun: a start may be on
         its way there."""
+        if held.restored and held.started and not held.releasing:
+            # The broker itself was away meanwhile: that is no fault of the image or its card, and
+            # a broker that restarts three times must not make dead letters.
+            await self.release(held, reason)
+            await self.end_lease(held.lease, TaskEvent.RELEASED, reason)
+            return
         capable = self.capable_ids(held.lease.job_id)
         await self.end_lease(held.lease, after_loss(capable), reason, blame=held.started)
+
+    async def release(self, held: Held, reason: str) -> None:
+        """It is given back; its last checkpoint may follow until the held one's deadline."""
+        if held.releasing:
+            return
+        await self.store.end_lease(
+            self.account_id, held.lease, TaskEvent.RELEASE, reason, now_ms()
+        )
+        held.releasing = True
+        held.deadline = time.monotonic() + self.timers.release
 
     async def end_queued(
         self, images: Sequence[tuple[str, int]], event: TaskEvent, why: str

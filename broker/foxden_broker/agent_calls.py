@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Sequence
 
 from google.protobuf.message import Message
@@ -100,7 +99,9 @@ async def _hello(account: Account, session: Session, hello: pb.Hello) -> None:
     for lease, held in mine.items():
         if lease not in claimed:
             await account.lose(held, "the agent came back without it")
-        elif claimed[lease].started and not held.started:
+            continue
+        held.restored = False  # its agent has seen this broker with it
+        if claimed[lease].started and not held.started:
             await _start(account, held)
     await _cards(account, session, hello.cards, hello)
     for mode in hello.modes:
@@ -319,21 +320,11 @@ async def _released(account: Account, session: Session, event: pb.TaskReleased) 
         if not held.started:
             await account.end_lease(lease, TaskEvent.REFUSE, why)
         else:
-            await _release(account, held, why)
+            await account.release(held, why)
             if event.releasing:
                 return  # the checkpoint follows, or the deadline ends the wait
             await account.end_lease(lease, TaskEvent.RELEASED, why)
     session.link.settle(event.lease, True)
-
-
-async def _release(account: Account, held: Held, reason: str) -> None:
-    if held.releasing:
-        return
-    await account.store.end_lease(
-        account.account_id, held.lease, TaskEvent.RELEASE, reason, now_ms()
-    )
-    held.releasing = True
-    held.deadline = time.monotonic() + account.timers.release
 
 
 async def _gone(account: Account, session: Session, reason: str) -> None:
@@ -341,7 +332,7 @@ async def _gone(account: Account, session: Session, reason: str) -> None:
     for held in account.pool.leases_of(session.agent_id):
         try:
             if held.started:
-                await _release(account, held, reason)
+                await account.release(held, reason)
                 await account.end_lease(held.lease, TaskEvent.RELEASED, reason)
             else:
                 await account.end_lease(held.lease, TaskEvent.REFUSE, reason)

@@ -108,6 +108,7 @@ class Held:
     started: bool
     deadline: float  # monotonic seconds after which it is taken away
     releasing: bool = False  # the owner takes the card back; the last checkpoint may follow
+    restored: bool = False  # from before this broker began to plan
     batch: int = 1  # images that ride through the card together, this one included
     started_at: float = 0.0  # monotonic seconds; 0: not known
     puts: list[str] = field(default_factory=list)  # sha256 of pictures that were sent for it
@@ -262,7 +263,7 @@ class Pool:
         releasing = task.state is TaskState.RELEASING
         self._runs(opened, 1)
         ids = (task.lease, task.card_id, task.agent_id)
-        self.hold(Held(*ids, started, deadline, releasing, task=task))
+        self.hold(Held(*ids, started, deadline, releasing, task=task, restored=True))
         if task.card_id in self.cards and opened.resolved:
             self._schedule(opened, (), {task.index: cards_failed_on(task)})
             now = time.monotonic()

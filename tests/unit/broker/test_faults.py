@@ -399,6 +399,27 @@ async def test_releasing_image_of_before_a_restart_goes_back_without_a_mark(worl
     assert (task.state, task.losses, task.failures) == (TaskState.QUEUED, 0, 0)
 
 
+async def test_image_whose_agent_did_not_outlive_the_brokers_absence_waits_without_a_mark(
+    world: World,
+) -> None:
+    key = await world.leased()
+    await world.restart()
+    await world.hello()  # without it
+    task = await world.task(key.job_id)
+    assert (task.state, task.losses, task.failures, task.releases) == (TaskState.QUEUED, 0, 0, 1)
+
+
+async def test_image_brought_back_after_a_restart_and_lost_later_counts_a_loss(
+    world: World,
+) -> None:
+    key = await world.leased()
+    await world.restart()
+    await world.hello(pb.HeldLease(lease=key.message(), started=True))
+    world.session.disconnected(world.session._connection)  # type: ignore[arg-type]
+    await world.hello()
+    assert (await world.task(key.job_id)).losses == 1
+
+
 # Agents that lie
 
 
