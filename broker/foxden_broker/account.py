@@ -100,10 +100,12 @@ class Account:
         """The monotonic moment at which a lease given to this card now is taken away: 3 x the
         estimate of all it holds then, with time to load the model."""
         seconds = 0.0
-        estimates, card = self.pool.scheduler.estimates, self.pool.scheduler.table.cards[card_id]
-        for batch in card.held:
-            known = estimates.measured(card.facts, batch.kind)
-            seconds += batch.run if known else self.timers.unknown_run
+        state = self.pool.scheduler
+        card = state.table.cards.get(card_id)
+        if card is not None:  # its agent may have said meanwhile that it is gone
+            for batch in card.held:
+                known = state.estimates.measured(card.facts, batch.kind)
+                seconds += batch.run if known else self.timers.unknown_run
         return time.monotonic() + 3 * seconds + self.timers.load_budget
 
     def refresh(self, session: Session) -> bool:
@@ -211,9 +213,7 @@ class Account:
         """It is given back; its last checkpoint may follow until the held one's deadline."""
         if held.releasing:
             return
-        await self.store.end_lease(
-            self.account_id, held.lease, TaskEvent.RELEASE, reason, now_ms()
-        )
+        await self.store.end_lease(self.account_id, held.lease, TaskEvent.RELEASE, reason, now_ms())
         held.releasing = True
         held.deadline = time.monotonic() + self.timers.release
 

@@ -68,10 +68,16 @@ async def dispatch(account: Account) -> float:
             account.plan_ahead()
         if not todo.actions:
             return todo.wake_at
-        await _expire(account, todo.actions)
+        # All of it before anything is awaited: the plan holds for this moment.
+        expired = _set_aside(account, todo.actions)
         gives = _deliverable(account, todo.actions)
-        if gives:
-            await _hand_out(account, gives)
+        for give in gives:
+            account.pool.reserve(give)
+        try:
+            if gives:
+                await _hand_out(account, gives)
+        finally:
+            await _expire(account, expired)
 
 
 def _deliverable(account: Account, actions: Sequence[Action]) -> list[Give]:
@@ -87,10 +93,9 @@ def _deliverable(account: Account, actions: Sequence[Action]) -> list[Give]:
 
 
 async def _hand_out(account: Account, gives: Sequence[Give]) -> None:
+    """Lease what is reserved, and send it."""
     pool = account.pool
     assigns = {image: _assign(account, give, image) for give in gives for image in give.images}
-    for give in gives:
-        pool.reserve(give)
     granted: dict[Image, Change] = {}
     failure: StoreError | None = None
     try:
@@ -147,10 +152,11 @@ async def _send(account: Account, give: Give, leases: Sequence[LeaseKey]) -> Non
             why = "the link broke before it was sent"
             await account.end_lease(one.lease, TaskEvent.REFUSE, why)
         return
-    card = pool.cards[give.card_id].info
+    card = pool.cards.get(give.card_id)  # its agent may have said meanwhile that it is gone
+    together = card.info.most_together if card is not None else 1
     tasks = [_task(account, one) for one in held]
     # One batch, unless long prompts make the frame too big.
-    for part in batches(tasks, lambda task: task.request, card.most_together):
+    for part in batches(tasks, lambda task: task.request, together):
         assignment = pb.Assignment(card_id=give.card_id, tasks=part)
         session.link.assign(assignment, time.monotonic())
     for one in held:
@@ -170,16 +176,22 @@ def _task(account: Account, held: Held) -> pb.AssignedTask:
     )
 
 
-async def _expire(account: Account, actions: Sequence[Action]) -> None:
-    """End what cannot be done by its deadline any more."""
+def _set_aside(account: Account, actions: Sequence[Action]) -> dict[str, list[Image]]:
+    """What cannot be done by its deadline any more, by reason; nobody hands it out from now on."""
     by_reason: defaultdict[str, list[Image]] = defaultdict(list)
     for action in actions:
         if isinstance(action, Expire):
             by_reason[action.reason].append((action.job_id, action.index))
             account.pool.set_aside(action.job_id, action.index)
-    for reason, images in by_reason.items():
-        try:
+    return by_reason
+
+
+async def _expire(account: Account, by_reason: Mapping[str, list[Image]]) -> None:
+    """End what was set aside; where the store cannot, it waits on."""
+    try:
+        for reason, images in by_reason.items():
             await account.end_queued(images, TaskEvent.EXPIRE, reason)
-        finally:
+    finally:
+        for images in by_reason.values():
             for job_id, index in images:
-                account.pool.take_back(job_id, index)  # where the store could not end it
+                account.pool.take_back(job_id, index)

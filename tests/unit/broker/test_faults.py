@@ -166,6 +166,8 @@ async def test_image_that_cannot_be_put_back_does_not_keep_others_from_being_sen
     monkeypatch.setattr(dispatcher, "_send", send)
     card = world.card.card_id
     gives = [Give(card, ((job, 0),), world.card.models[0].sha256) for job in jobs]
+    for give in gives:
+        world.account.pool.reserve(give)
     with pytest.raises(StorageFull):
         await dispatcher._hand_out(world.account, gives)
     assert len(sent) == 2
@@ -418,6 +420,43 @@ async def test_image_brought_back_after_a_restart_and_lost_later_counts_a_loss(
     world.session.disconnected(world.session._connection)  # type: ignore[arg-type]
     await world.hello()
     assert (await world.task(key.job_id)).losses == 1
+
+
+async def test_card_that_its_agent_takes_away_while_the_lease_is_written_is_not_stumbled_over(
+    world: World,
+) -> None:
+    job_id = await world.submit()
+    pause = world.store.after["assign"] = Pause()
+    dispatching = asyncio.create_task(dispatcher.dispatch(world.account))
+    await pause.reached.wait()
+    world.store.after.clear()
+    await world.say(cards_changed=pb.CardsChanged(cards=[]))
+    pause.over.set()
+    await dispatching
+    lease = (await world.task(job_id)).lease
+    await world.say(refused=pb.Refused(leases=[lease.message()], reason="that card is gone"))
+    assert (await world.task(job_id)).state is TaskState.QUEUED
+    await world.say(cards_changed=pb.CardsChanged(cards=[world.card]))
+    world.heard()
+    await dispatcher.dispatch(world.account)
+    assert [f.WhichOneof("frame") for f in world.heard()] == ["assignment"]
+
+
+async def test_image_cancelled_while_another_expires_is_not_stumbled_over(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late, other = await world.submit(deadline=1.0), await world.submit()
+    for clock in ("monotonic", "time"):
+        moment = getattr(time, clock)() + 1.1
+        monkeypatch.setattr(time, clock, lambda moment=moment: moment)
+    pause = world.store.after["end_queued"] = Pause()
+    dispatching = asyncio.create_task(dispatcher.dispatch(world.account))
+    await pause.reached.wait()
+    world.store.after.clear()
+    await client_calls.cancel(world.account, MEMBER, other)
+    pause.over.set()
+    await dispatching
+    assert (await world.task(late)).state is TaskState.EXPIRED
 
 
 # Agents that lie
