@@ -83,6 +83,7 @@ class Round(Costs):
         self._holding = False
         self._accepting = max(1, int(self.usable.sum()))
         self.backlog = self._backlog(3)
+        self.follows = state.follows(now)
 
     # The rules
 
@@ -166,6 +167,12 @@ class Round(Costs):
             return
         limit = min(spent for spent, _ in members) + self.state.slack
         behind = {member for spent, member in members if spent <= limit}
+        if self.follows:
+            if len(behind) < len(members):
+                self._place_in_order(priority, behind, self.left, urgent=True)
+            self._place_late(priority, members)
+            self._go_on(priority, {member for _, member in members})
+            return
         if self.backlog_here > settings.hot_after:
             if len(behind) < len(members):
                 self._place_in_order(priority, behind, self.left, urgent=True)
@@ -220,7 +227,7 @@ class Round(Costs):
             for need in state.lines.by_member.get((priority, member), {}):
                 by_model.setdefault(need[0], []).append((member, need))
         fresh = self.now - state.allotted_at < state.settings.deep_stale
-        use = fresh and self.backlog_here > state.settings.deep_until
+        use = self.follows or (fresh and self.backlog_here > state.settings.deep_until)
         some = self.open.copy()
         if not use or not state.allotments:
             some &= self._model >= 0  # cards with nothing loaded go on with nothing
@@ -231,13 +238,15 @@ class Round(Costs):
             assert card is not None
             warm = card.warm
             allotted = state.allotments.get(card.facts.card_id, {}) if use else {}
+            if self.follows and card.held and sum(allotted.values()) <= 1:
+                continue  # its last image: when the card is free, another may be the better one
             chosen = [model for model in allotted if model in warm and model in by_model]
             chosen += [model for model in allotted if model not in warm and model in by_model]
             for model in chosen:
                 if self._give_best(priority, card, by_model[model], hot=False):
                     break
             else:
-                for model in sorted(warm):
+                for model in sorted(warm) if not self.follows else ():
                     if model in by_model and self._give_best(
                         priority, card, by_model[model], hot=True
                     ):

@@ -296,10 +296,20 @@ class State:
         """Whether it is time to ask the linear programme (again). Not as long as what it said
         covers most of the queue: every answer is another one, and costs switches."""
         settings = self.settings
+        covered = self.allotted >= settings.deep_covered * self.lines.images
+        if self.follows(now):
+            deep = backlog > settings.deep_after
+            return now - self.asked_at >= (settings.deep_every if deep else settings.end_every)
         if backlog <= settings.deep_after or now - self.asked_at < settings.deep_every:
             return False
-        covered = self.allotted >= settings.deep_covered * self.lines.images
         return not covered or now - self.allotted_at > settings.deep_stale
+
+    def follows(self, now: float) -> bool:
+        """Whether nearly all that waits is allotted, and that was looked at a short while ago: then
+        cards do what was planned, to the end."""
+        settings = self.settings
+        fresh = now - self.allotted_at < settings.follow_fresh
+        return fresh and self.allotted >= settings.follow_covered * max(1, self.lines.images)
 
     # What a plan asks
 
