@@ -83,7 +83,7 @@ class Round(Costs):
         self._holding = False
         self._accepting = max(1, int(self.usable.sum()))
         self.backlog = self._backlog(3)
-        self.follows = state.follows(now)
+        self.follows = state.follows(now) and self.backlog <= settings.deep_after
 
     # The rules
 

@@ -297,15 +297,14 @@ class State:
         covers most of the queue: every answer is another one, and costs switches."""
         settings = self.settings
         covered = self.allotted >= settings.deep_covered * self.lines.images
-        if self.follows(now):
-            deep = backlog > settings.deep_after
-            return now - self.asked_at >= (settings.deep_every if deep else settings.end_every)
+        if backlog <= settings.deep_after and self.follows(now):
+            return now - self.asked_at >= settings.end_every
         if backlog <= settings.deep_after or now - self.asked_at < settings.deep_every:
             return False
         return not covered or now - self.allotted_at > settings.deep_stale
 
     def follows(self, now: float) -> bool:
-        """Whether nearly all that waits is allotted, and that was looked at a short while ago: then
+        """Whether nearly all that waits is allotted, so by a plan or betterment not old: then
         cards do what was planned, to the end."""
         settings = self.settings
         fresh = now - self.allotted_at < settings.follow_fresh
