@@ -54,7 +54,8 @@ Allotments = dict[str, dict[str, int]]
 
 def ask(state: State, now: float) -> Question | None:
     """The state as a question; None where there is nothing to plan. Counts as asked now."""
-    state.asked_at = now
+    covered = state.planned.covers(now, state.lines.images)
+    state.planned.asked(now)
     table = state.table
     rows = np.flatnonzero(table.accepting & (table.paused <= now))
     per_model: dict[str, list[float]] = {}
@@ -83,7 +84,7 @@ def ask(state: State, now: float) -> Question | None:
         np.asarray(table.free(now)[rows] - now),
         run,
         setup,
-        _allotted(state, chosen, cards) if state.follows(now) else None,
+        _allotted(state, chosen, cards) if covered else None,
     )
 
 
@@ -91,7 +92,7 @@ def _allotted(state: State, models: list[str], cards: list[Card]) -> Counts:
     taken = np.zeros((len(models), len(cards)), dtype=int)
     number = {model: line for line, model in enumerate(models)}
     for column, card in enumerate(cards):
-        for model, count in state.allotments.get(card.facts.card_id, {}).items():
+        for model, count in state.planned.of(card.facts.card_id).items():
             if model in number:
                 taken[number[model], column] = count
     return taken

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int_]
-_LEAST_GAIN = 1e-3  # seconds
+_LEAST_GAIN = 0.1  # seconds
+_LOAD = 0.2  # share of its time that a further load must gain: what is foretold is uncertain
 
 
 @dataclass
@@ -58,7 +59,8 @@ def fit(shares: Shares, images: Counts) -> None:
             continue
         first = np.where(taken[model] > 0, 0.0, setup)
         heap = [
-            (float(load[c] + first[c] + run[c]), c) for c in np.flatnonzero(np.isfinite(run)).tolist()
+            (float(load[c] + first[c] + run[c]), c)
+            for c in np.flatnonzero(np.isfinite(run)).tolist()
         ]
         heapq.heapify(heap)
         for _ in range(missing if heap else 0):
@@ -90,11 +92,13 @@ def _give(shares: Shares, load: Floats, last: int) -> bool:
         for count in sorted({1, 2, (have + 1) // 2, have}):
             if count > have:
                 continue
-            own = load[last] - count * run[last] - (shares.setup[model, last] if count == have else 0)
+            own = (
+                load[last] - count * run[last] - (shares.setup[model, last] if count == have else 0)
+            )
             others = load + first + count * run
             others[last] = np.inf
             card = int(others.argmin())
-            then = max(own, float(others[card]))
+            then = max(own, float(others[card])) + _LOAD * float(first[card])
             if then < best[0]:
                 best = (then, model, card, count)
     _, model, card, count = best
@@ -120,18 +124,27 @@ def _exchange(shares: Shares, load: Floats, last: int) -> bool:
                 away = np.where(back > 0, back * np.where(back > 0, run, 0.0), 0.0) + ends * setup
                 news = np.where(taken[:, last] > 0, 0.0, setup[:, last])[:, None]
                 reach = np.isfinite(run[:, last])[:, None] & (back > 0)
-                mine = own + np.where(reach, back, 0) * np.where(
-                    reach, run[:, last][:, None], 0.0
-                ) + news
+                mine = (
+                    own
+                    + np.where(reach, back, 0) * np.where(reach, run[:, last][:, None], 0.0)
+                    + news
+                )
                 theirs = load - away + (first + count * run[model])[None, :]
-                then = np.where(reach, np.maximum(mine, theirs), np.inf)
+                then = np.where(
+                    reach, np.maximum(mine, theirs) + _LOAD * (news + first[None, :]), np.inf
+                )
                 then[model] = np.inf
                 then[:, last] = np.inf
                 where = int(then.argmin())
                 other, card = divmod(where, then.shape[1])
                 if then[other, card] < best[0]:
                     best = (
-                        float(then[other, card]), model, other, card, count, int(back[other, card])
+                        float(then[other, card]),
+                        model,
+                        other,
+                        card,
+                        count,
+                        int(back[other, card]),
                     )
     _, model, other, card, count, back_count = best
     if count == 0:
