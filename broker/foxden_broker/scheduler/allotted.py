@@ -1,5 +1,7 @@
-"""What the plan of a deep backlog allots to cards (see backlog.py), and how far it is to be trusted.
-Pure."""
+"""What the plan of a deep backlog allots to cards (see backlog.py), and whether it still holds.
+
+Pure.
+"""
 
 from __future__ import annotations
 

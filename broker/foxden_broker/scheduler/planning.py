@@ -9,8 +9,9 @@ For each class, best first:
    drawing`. An image that would end sooner on a busy card waits for that card, and the next in
    order reckons with it.
 
-At the end of a batch of work, when nearly all that waits was allotted, cards do what was planned and
-nothing else in place of 2 and 3, urgent work (class 1) apart; the plan is bettered every few seconds.
+At the end of a batch of work, when nearly all that waits is allotted, cards do what was planned
+instead of 2 and 3, and nothing else: the plan is bettered every few seconds. Urgent work (class 1)
+is placed as ever, and so is everything once a card may not take what was meant for it.
 
 Only as many images as `Settings.look_at` are looked at, whatever waits behind them.
 """

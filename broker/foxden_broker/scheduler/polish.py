@@ -32,7 +32,9 @@ class Shares:
     def ends(self) -> Floats:
         """When each card would have done all its images."""
         run = np.where(self.taken > 0, self.run, 0.0)
-        return self.busy + (self.taken * run + (self.taken > 0) * self.setup).sum(axis=0)
+        work = self.taken * run + (self.taken > 0) * self.setup
+        ends: Floats = self.busy + work.sum(axis=0)
+        return ends
 
     def end(self) -> float:
         """When the last card with work would be done."""
