@@ -46,6 +46,7 @@ def fit(shares: Shares, images: Counts) -> None:
     """Make every model's images add up: too many leave the cards that end last, missing ones go,
     one by one and longest first, where they end soonest."""
     taken = shares.taken
+    taken[~np.isfinite(shares.run)] = 0
     load = shares.ends()
     for model in range(len(images)):
         while (many := int(taken[model].sum()) - int(images[model])) > 0:
@@ -94,9 +95,8 @@ def _give(shares: Shares, load: Floats, last: int) -> bool:
         for count in sorted({1, 2, (have + 1) // 2, have}):
             if count > have:
                 continue
-            own = (
-                load[last] - count * run[last] - (shares.setup[model, last] if count == have else 0)
-            )
+            spared = shares.setup[model, last] if count == have else 0.0
+            own = load[last] - count * run[last] - spared
             others = load + first + count * run
             others[last] = np.inf
             card = int(others.argmin())
@@ -112,48 +112,45 @@ def _give(shares: Shares, load: Floats, last: int) -> bool:
 
 def _exchange(shares: Shares, load: Floats, last: int) -> bool:
     """The last card gives one image (or all of a model) and takes one of another model (or all)."""
-    taken, run, setup = shares.taken, shares.run, shares.setup
+    taken = shares.taken
     best = (load[last] - _LEAST_GAIN, -1, -1, -1, 0, 0)
     for model in np.flatnonzero(taken[:, last]).tolist():
-        have = int(taken[model, last])
-        first = np.where(taken[model] > 0, 0.0, setup[model])
-        for count in {1, have}:
-            spared = setup[model, last] if count == have else 0.0
-            own = load[last] - count * run[model, last] - spared
-            for all_of_it in (False, True):
-                back = taken if all_of_it else np.minimum(taken, 1)  # models x cards
-                ends = back == taken
-                away = np.where(back > 0, back * np.where(back > 0, run, 0.0), 0.0) + ends * setup
-                news = np.where(taken[:, last] > 0, 0.0, setup[:, last])[:, None]
-                reach = np.isfinite(run[:, last])[:, None] & (back > 0)
-                mine = (
-                    own
-                    + np.where(reach, back, 0) * np.where(reach, run[:, last][:, None], 0.0)
-                    + news
-                )
-                theirs = load - away + (first + count * run[model])[None, :]
-                then = np.where(
-                    reach, np.maximum(mine, theirs) + _LOAD * (news + first[None, :]), np.inf
-                )
-                then[model] = np.inf
-                then[:, last] = np.inf
-                where = int(then.argmin())
-                other, card = divmod(where, then.shape[1])
+        for count in {1, int(taken[model, last])}:
+            for back in (np.minimum(taken, 1), taken):
+                then = _exchanged(shares, load, last, model, count, back)
+                other, card = divmod(int(then.argmin()), then.shape[1])
                 if then[other, card] < best[0]:
-                    best = (
-                        float(then[other, card]),
-                        model,
-                        other,
-                        card,
-                        count,
-                        int(back[other, card]),
-                    )
-    _, model, other, card, count, back_count = best
+                    returned = int(back[other, card])
+                    best = (float(then[other, card]), model, other, card, count, returned)
+    _, model, other, card, count, returned = best
     if count == 0:
         return False
     _move(shares, load, model, last, card, count)
-    _move(shares, load, other, card, last, back_count)
+    _move(shares, load, other, card, last, returned)
     return True
+
+
+def _exchanged(
+    shares: Shares, load: Floats, last: int, model: int, count: int, back: Counts
+) -> Floats:
+    """When the later of two cards ends, if `last` gives so many images of a model to a card
+    (columns) and takes `back` of another model (rows) from it; loads weighed, inf: impossible."""
+    taken, run, setup = shares.taken, shares.run, shares.setup
+    possible = np.isfinite(run[:, last])[:, None] & (back > 0)
+    back = np.where(possible, back, 0)
+    loads_there = np.where(taken[model] > 0, 0.0, setup[model])
+    loads_here = np.where(taken[:, last] > 0, 0.0, setup[:, last])[:, None]
+    spared_here = setup[model, last] if count == taken[model, last] else 0.0
+    spared_there = np.where(back == taken, setup, 0.0)
+    here = load[last] - count * run[model, last] - spared_here + loads_here
+    here = here + back * np.where(possible, run[:, last][:, None], 0.0)
+    there = load - back * np.where(possible, run, 0.0) - spared_there
+    there = there + loads_there + count * run[model]
+    then: Floats = np.maximum(here, there) + _LOAD * (loads_here + loads_there)
+    then[~possible] = np.inf
+    then[model] = np.inf
+    then[:, last] = np.inf
+    return then
 
 
 def _move(shares: Shares, load: Floats, model: int, giver: int, taker: int, count: int) -> None:
