@@ -7,8 +7,12 @@ scipy `available` is False and the queue is planned a step at a time. Pure.
 
 The programme: x images of model m on cards of group g, loaded on y of its cards. Minimise the time
 T with: every image somewhere; sum over m of x run + y setup + busy <= T on each group; x <= y u,
-where u is what one card can do of this model in T. Fractions are rounded down; what is left goes,
-one by one, where it ends soonest.
+where u is what one card can do of this model in a little more than T. Fractions are rounded down;
+what is left goes, one by one, where it ends soonest. Whole numbers are bettered then (polish.py);
+in small pools the best of several such answers counts.
+
+At the end of a batch of work, when nearly all that waits is allotted, the question holds what is
+allotted, and the answer betters that: other loads than those planned would be lost time.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from foxden_broker.scheduler.polish import Counts, Floats, Shares, fit, polish
 from foxden_broker.scheduler.queue import State
 
 _MOST_GROUPS = 400
-_FEW = 64  # groups: more than one programme is tried
+_FEW = 64  # cards: each counts by itself, and several programmes are tried
 # What a card that loads a model may do of it, in shares of the least time: more room, fewer loads.
 _ROOMS = (1.1, 1.02, 1.2)
 _STEPS = 200  # of bettering whole numbers

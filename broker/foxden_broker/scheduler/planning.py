@@ -201,7 +201,12 @@ class Round(Placing):
             allotted = self.state.planned.of(card.facts.card_id)
             if card.held and sum(allotted.values()) <= 1:
                 continue
-            if wanted := [model for model in allotted if model in by_model]:
+            wanted = [
+                model
+                for model in allotted
+                if any(self._line_head(priority, *line) for line in by_model.get(model, ()))
+            ]
+            if wanted:
                 holds &= self._take_allotted(priority, card, wanted, by_model)
         return holds
 
