@@ -21,12 +21,27 @@ class Allotted:
         self.images = 0  # that are still allotted
         self.asked_at = -math.inf
         self.unanswered = 0  # questions since the last answer
+        self._bettering = False
+        self._planned = 0  # images of the last plan that was made anew
+        self._came = 0  # images of new jobs since
 
-    def asked(self, now: float) -> None:
+    def asked(self, now: float, *, bettering: bool) -> None:
+        """`bettering`: the question is about what is allotted; no new plan is wanted."""
         self.asked_at = now
+        self._bettering = bettering
         self.unanswered += 1
 
+    def came(self, images: int) -> None:
+        """So many images of a new job are in the queue."""
+        self._came += images
+
+    def nothing_waits(self) -> None:
+        """What was allotted and is left was cancelled, or done by others."""
+        self.by_card = {}
+        self.images = self._planned = 0
+
     def use(self, allotments: Mapping[str, Mapping[str, int]], now: float) -> None:
+        """The answer to what was asked last."""
         self.by_card = {
             card_id: {model: count for model, count in models.items() if count > 0}
             for card_id, models in allotments.items()
@@ -34,6 +49,9 @@ class Allotted:
         self.images = sum(sum(models.values()) for models in self.by_card.values())
         self.at = now
         self.unanswered = 0
+        if not self._bettering:
+            self._planned, self._came = self.images, 0
+        self._bettering = False
 
     def of(self, card_id: str) -> Mapping[str, int]:
         return self.by_card.get(card_id, {})
@@ -58,7 +76,8 @@ class Allotted:
         settings = self._settings
         answered = self.unanswered <= settings.follow_unanswered
         enough = self.images >= settings.follow_covered * max(1, waiting)
-        return self.fresh(now) and answered and enough
+        few_came = self._planned >= settings.follow_covered * (self._planned + self._came)
+        return self.fresh(now) and answered and enough and few_came
 
     def wanted(self, now: float, backlog: float, waiting: int) -> bool:
         """Whether it is time to ask (again). Not as long as the last answer covers most of a deep

@@ -59,7 +59,7 @@ Allotments = dict[str, dict[str, int]]
 def ask(state: State, now: float) -> Question | None:
     """The state as a question; None where there is nothing to plan. Counts as asked now."""
     covered = state.planned.covers(now, state.lines.images)
-    state.planned.asked(now)
+    state.planned.asked(now, bettering=covered)
     table = state.table
     rows = np.flatnonzero(table.accepting & (table.paused <= now))
     per_model: dict[str, list[float]] = {}

@@ -79,6 +79,7 @@ class State:
             self.jobs[facts.job_id] = job
         for index in indices:
             self.image_waits(facts.job_id, index, now)
+        self.planned.came(len(self.jobs[facts.job_id].waiting))
 
     def image_waits(
         self, job_id: str, index: int, now: float, avoid: frozenset[str] | None = None
@@ -327,6 +328,8 @@ class State:
             now_in = (job.priority, job.facts.member)
             if now_in not in self.lines.by_member:
                 self.fairness.rests(now_in)
+        if not self.lines.images:
+            self.planned.nothing_waits()
 
     def _close_if_over(self, job: Job, now: float) -> None:
         if not job.waiting and not job.held and self.jobs.pop(job.facts.job_id, None) is not None:

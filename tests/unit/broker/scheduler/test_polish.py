@@ -164,3 +164,25 @@ def test_the_end_of_a_planned_batch_asks_again_and_is_bettered(make_desk: Make) 
     assert answer["x"]["m"] + answer["y"]["m"] == 8
     assert answer["y"]["m"] >= 4
     assert not desk.state.wants_allotments(desk.now + 1, 20.0), "not twice at once"
+
+
+def test_jobs_that_come_after_the_plan_are_no_part_of_its_batch(desk: Desk) -> None:
+    desk.card("x", "m")
+    desk.job("a", 20)
+    planned(desk, {"x": {"m": 20}})
+    assert desk.state.planned.covers(desk.now, 20)
+    desk.job("b", 2)
+    assert desk.state.planned.covers(desk.now, 22)
+    desk.job("c", 1)
+    assert not desk.state.planned.covers(desk.now, 20), "whatever is left of them"
+
+
+def test_what_is_left_of_a_cancelled_batch_does_not_bind_the_next_job(desk: Desk) -> None:
+    desk.card("fast", "m", speed=1.0)
+    desk.card("slow", "m", speed=0.9)
+    desk.job("a", 8)
+    planned(desk, {"fast": {"m": 8}})
+    desk.plan()
+    desk.state.job_cancelled("a", desk.now)
+    desk.job("b", 5)
+    assert desk.plan() == ["b0>slow"]
