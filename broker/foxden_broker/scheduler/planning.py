@@ -110,7 +110,10 @@ class Round(Placing):
             if later.size:
                 at = min(at, float(later.min()))
         if self.left and self.follows:
-            at = min(at, max(now, self.state.planned.asked_at + self.state.settings.end_every))
+            # If it is due already, the driver asks now and plans again when it is answered.
+            every = self.state.settings.end_every
+            due = self.state.planned.asked_at + every
+            at = min(at, due if due > now else now + every)
         if self.left and self._holding:
             at = min(at, now + _RECHECK)
         return at
