@@ -55,8 +55,9 @@ and plan again at the next event, or at `todo.wake_at` (math.inf: never) if noth
 Giving in several rounds is normal: a round hands out `Settings.most_gives` batches at most, so that
 none takes long; rounds may be put off for a few milliseconds to gather events.
 
-    todo.wants_allotments    the backlog is deep: question = backlog.ask(state, now); in a thread or
-                             process allotments = backlog.solve(question); then
+    todo.wants_allotments    the backlog is deep, or one that was comes to its end:
+                             question = backlog.ask(state, now); in a thread or process
+                             allotments = backlog.solve(question); then
                              state.use_allotments(allotments, now). May be left out.
     outlook.Outlook(state)   queue position and ETA of a job, see there.
     state.estimates.seconds  what a lease is expected to take (for its deadline).

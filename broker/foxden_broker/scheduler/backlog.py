@@ -7,24 +7,31 @@ scipy `available` is False and the queue is planned a step at a time. Pure.
 
 The programme: x images of model m on cards of group g, loaded on y of its cards. Minimise the time
 T with: every image somewhere; sum over m of x run + y setup + busy <= T on each group; x <= y u,
-where u is what one card can do of this model in T. Fractions are rounded down; what is left goes,
-one by one, where it ends soonest.
+where u is what one card can do of this model in a little more than T. Fractions are rounded down;
+what is left goes, one by one, where it ends soonest. Whole numbers are bettered then (polish.py);
+in small pools the best of several such answers counts.
+
+At the end of a batch of work, when nearly all that waits is allotted, the question holds what is
+allotted, and the answer betters that: other loads than those planned would be lost time.
 """
 
 from __future__ import annotations
 
-import heapq
 import importlib.util
 import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from foxden_broker.scheduler.cards import Card
+from foxden_broker.scheduler.polish import Counts, Floats, Shares, fit, polish
 from foxden_broker.scheduler.queue import State
 
-Floats = NDArray[np.float64]
 _MOST_GROUPS = 400
+_FEW = 64  # cards: each counts by itself, and several programmes are tried
+# What a card that loads a model may do of it, in shares of the least time: more room, fewer loads.
+_ROOMS = (1.1, 1.02, 1.2)
+_STEPS = 200  # of bettering whole numbers
 _MOST_MODELS = 64  # those with most work; the others are planned a step at a time
 
 
@@ -43,6 +50,7 @@ class Question:
     busy: Floats  # until each card is free
     run: Floats  # of one image; inf: this card cannot
     setup: Floats  # 0: loaded
+    taken: Counts | None = None  # allotted already: to be bettered, not planned anew
 
 
 Allotments = dict[str, dict[str, int]]
@@ -50,7 +58,8 @@ Allotments = dict[str, dict[str, int]]
 
 def ask(state: State, now: float) -> Question | None:
     """The state as a question; None where there is nothing to plan. Counts as asked now."""
-    state.asked_at = now
+    covered = state.planned.covers(now, state.lines.images)
+    state.planned.asked(now, bettering=covered)
     table = state.table
     rows = np.flatnonzero(table.accepting & (table.paused <= now))
     per_model: dict[str, list[float]] = {}
@@ -79,30 +88,45 @@ def ask(state: State, now: float) -> Question | None:
         np.asarray(table.free(now)[rows] - now),
         run,
         setup,
+        _allotted(state, chosen, cards) if covered else None,
     )
+
+
+def _allotted(state: State, models: list[str], cards: list[Card]) -> Counts:
+    taken = np.zeros((len(models), len(cards)), dtype=int)
+    number = {model: line for line, model in enumerate(models)}
+    for column, card in enumerate(cards):
+        for model, count in state.planned.of(card.facts.card_id).items():
+            if model in number:
+                taken[number[model], column] = count
+    return taken
 
 
 def solve(question: Question) -> Allotments:
     """Images by card and model. Raises ImportError without scipy."""
-    groups = _groups(question)
     able = np.isfinite(question.run).any(axis=1)
     images = np.where(able, question.images, 0)
-    x, _, _ = programme(
-        images,
-        np.array([len(group) for group in groups]),
-        np.array([question.busy[group].mean() for group in groups]),
-        np.stack([question.run[:, group].mean(axis=1) for group in groups], axis=1),
-        np.stack([question.setup[:, group].mean(axis=1) for group in groups], axis=1),
-    )
-    return _whole(question, images, groups, x)
-
-
-def programme(
-    images: Floats, cards: Floats, busy: Floats, run: Floats, setup: Floats
-) -> tuple[Floats, Floats, float]:
-    """(x, y, T): models in rows, groups of so many alike cards in columns."""
+    if question.taken is not None:
+        shares = Shares(question.busy, question.run, question.setup, question.taken.copy())
+        fit(shares, images)
+        polish(shares, _STEPS)
+        return _named(question, shares.taken)
+    groups = _groups(question)
+    cards = np.array([len(group) for group in groups])
+    busy = np.array([question.busy[group].mean() for group in groups])
+    run = np.stack([question.run[:, group].mean(axis=1) for group in groups], axis=1)
+    setup = np.stack([question.setup[:, group].mean(axis=1) for group in groups], axis=1)
     _, _, time = relaxed(images, cards, busy, run, setup, math.inf)
-    return relaxed(images, cards, busy, run, setup, 1.02 * time)
+    best: Shares | None = None
+    for room in _ROOMS if len(groups) <= _FEW else _ROOMS[:1]:
+        x, _, _ = relaxed(images, cards, busy, run, setup, room * time)
+        shares = Shares(question.busy, question.run, question.setup, _whole(question, groups, x))
+        fit(shares, images)
+        polish(shares, _STEPS)
+        if best is None or shares.end() < best.end():
+            best = shares
+    assert best is not None
+    return _named(question, best.taken)
 
 
 def relaxed(
@@ -154,7 +178,7 @@ def _groups(question: Question) -> list[list[int]]:
     """Cards that count as one: all alike where there are many, each by itself where there are
     few."""
     count = len(question.card_ids)
-    if count <= 64:
+    if count <= _FEW:
         return [[card] for card in range(count)]
     found: dict[object, list[int]] = {}
     for card in range(count):
@@ -167,39 +191,27 @@ def _groups(question: Question) -> list[list[int]]:
     return groups
 
 
-def _whole(question: Question, images: Floats, groups: list[list[int]], x: Floats) -> Allotments:
-    """Whole images on single cards."""
-    models = len(question.models)
-    taken = np.zeros((models, len(question.card_ids)), dtype=int)
+def _whole(question: Question, groups: list[list[int]], x: Floats) -> Counts:
+    """Whole images on single cards; what is left of fractions is missing yet."""
+    taken = np.zeros(question.run.shape, dtype=int)
     load = question.busy.astype(float).copy()
     for number, group in enumerate(groups):
         _fill(question, group, np.floor(x[:, number] + 1e-6).astype(int), taken, load)
-    left = np.asarray(images, dtype=int) - taken.sum(axis=1)
-    order = sorted(range(models), key=lambda m: -float(np.min(question.run[m])))
-    for model in order:
-        run, setup = question.run[model], question.setup[model]
-        first = np.where(taken[model] > 0, 0.0, setup)
-        heap = [
-            (float(load[c] + first[c] + run[c]), c) for c in range(len(load)) if run[c] < math.inf
-        ]
-        heapq.heapify(heap)
-        for _ in range(int(left[model])):
-            if not heap:
-                break
-            end, card = heap[0]
-            load[card] = end
-            taken[model, card] += 1
-            heapq.heapreplace(heap, (end + float(run[card]), card))
+    return taken
+
+
+def _named(question: Question, taken: Counts) -> Allotments:
+    """By card and model; of a card's models, what takes longest comes first."""
     result: Allotments = {}
     for card, card_id in enumerate(question.card_ids):
-        mine = [m for m in range(models) if taken[m, card] > 0]
+        mine = np.flatnonzero(taken[:, card]).tolist()
         mine.sort(key=lambda m: -taken[m, card] * question.run[m, card])
         result[card_id] = {question.models[m]: int(taken[m, card]) for m in mine}
     return result
 
 
 def _fill(
-    question: Question, group: list[int], share: NDArray[np.int_], taken: NDArray[np.int_],
+    question: Question, group: list[int], share: Counts, taken: Counts,
     load: Floats,
 ) -> None:  # fmt: skip
     """Spread a group's images over its cards, each model on as few of them as its time allows."""

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 
 from foxden_broker.scheduler.ahead import Ahead
+from foxden_broker.scheduler.allotted import Allotted
 from foxden_broker.scheduler.cards import Batch, Card, Table
 from foxden_broker.scheduler.estimates import Errors, Estimates
 from foxden_broker.scheduler.facts import (
@@ -57,10 +58,7 @@ class State:
         self.holders: dict[Image, str] = {}  # card_id of every image that is held
         # How many more images a plan may give, for members whose running images are limited.
         self.room: dict[str, int] = {}
-        self.allotments: dict[str, dict[str, int]] = {}  # images by card_id and model
-        self.allotted_at = -math.inf
-        self.allotted = 0  # images that are still allotted
-        self.asked_at = -math.inf  # when the linear programme was asked for last
+        self.planned = Allotted(self.settings)
         self.overdue_credit = 1.0
         self.usual_wait = 0.0  # seconds that images had waited which were given lately
         self._together = together
@@ -81,6 +79,7 @@ class State:
             self.jobs[facts.job_id] = job
         for index in indices:
             self.image_waits(facts.job_id, index, now)
+        self.planned.came(len(self.jobs[facts.job_id].waiting))
 
     def image_waits(
         self, job_id: str, index: int, now: float, avoid: frozenset[str] | None = None
@@ -166,7 +165,7 @@ class State:
         card = self.table.remove(card_id)
         if card is not None:
             self.quarantine.forget(card_id)
-            self.allotments.pop(card_id, None)
+            self.planned.forget(card_id)
 
     # Leases
 
@@ -194,12 +193,7 @@ class State:
         late = images[0][0].overdue_at <= now
         credit = self.overdue_credit + (-1.0 if late else self.settings.overdue_share)
         self.overdue_credit = min(1.0, max(-1.0, credit))
-        allotted = self.allotments.get(give.card_id)
-        if allotted is not None and kind.model in allotted:
-            allotted[kind.model] -= len(images)
-            self.allotted -= len(images)
-            if allotted[kind.model] <= 0:
-                del allotted[kind.model]
+        self.planned.taken(give.card_id, kind.model, len(images))
         if switching:
             card.switched = now
             load = self.estimates.load(card.facts, kind.model, kind.model_bytes)
@@ -285,21 +279,11 @@ class State:
 
     def use_allotments(self, allotments: Mapping[str, Mapping[str, int]], now: float) -> None:
         """How many images of which model each card should take next; see backlog.py."""
-        self.allotments = {
-            card_id: {model: count for model, count in models.items() if count > 0}
-            for card_id, models in allotments.items()
-        }
-        self.allotted = sum(sum(models.values()) for models in self.allotments.values())
-        self.allotted_at = now
+        self.planned.use(allotments, now)
 
     def wants_allotments(self, now: float, backlog: float) -> bool:
-        """Whether it is time to ask the linear programme (again). Not as long as what it said
-        covers most of the queue: every answer is another one, and costs switches."""
-        settings = self.settings
-        if backlog <= settings.deep_after or now - self.asked_at < settings.deep_every:
-            return False
-        covered = self.allotted >= settings.deep_covered * self.lines.images
-        return not covered or now - self.allotted_at > settings.deep_stale
+        """Whether it is time to ask the linear programme (again)."""
+        return self.planned.wanted(now, backlog, self.lines.images)
 
     # What a plan asks
 
@@ -344,6 +328,8 @@ class State:
             now_in = (job.priority, job.facts.member)
             if now_in not in self.lines.by_member:
                 self.fairness.rests(now_in)
+        if not self.lines.images:
+            self.planned.nothing_waits()
 
     def _close_if_over(self, job: Job, now: float) -> None:
         if not job.waiting and not job.held and self.jobs.pop(job.facts.job_id, None) is not None:

@@ -34,6 +34,9 @@ class Settings:
     deep_every: float = 20.0  # between two of its plans, at least
     deep_covered: float = 0.6  # share of what waits that a plan covers as long as it is good
     deep_stale: float = 600.0  # a plan older than this counts no more
+    follow_covered: float = 0.9  # share of what waits that is allotted: a batch of work, no stream
+    follow_unanswered: int = 3  # questions without an answer: a plan is no longer followed
+    end_every: float = 2.0  # between two looks at it when the backlog is no longer deep
     stage_lead: float = 2.0  # before a card's batch is expected to end, the next one is staged
     stage_share: float = 0.15  # or this share of the batch, if that is longer
     batch_seconds: float = 30.0  # a batch of several images lasts no longer than this
