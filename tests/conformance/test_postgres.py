@@ -58,7 +58,7 @@ async def test_every_connection_has_its_limits(postgresql_url: NewUrl) -> None:
         )
 
     database = open_database(postgresql_url(), migrate)
-    assert await database.write(settings) == ["30s", "30s", "foxden-broker"]
+    assert await database.write(settings) == ["30s", "5s", "foxden-broker"]
     asked = await database.read(pings)
     assert asked["keepalives"] == "1"
     assert int(asked["connect_timeout"]) > 0
