@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -212,7 +213,7 @@ def get(conn: Connection, account_id: str, job_id: str, attempts: bool = False) 
 
 
 def _with_tasks(found: Job, tasks: tuple[Task, ...]) -> Job:
-    return Job(**{**found.__dict__, "tasks": tasks})
+    return replace(found, tasks=tasks)
 
 
 def changed_tasks(
