@@ -288,6 +288,7 @@ class _Arriving:
         os.fsync(self._file.fileno())
         self._file.close()
         os.replace(self._path, place)
+        self._file = None
         _sync_folder(place.parent)
 
     def _write(self, chunks: list[bytes]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -52,18 +52,10 @@ class Catalogue:
                     {"name": "", "near": ""},
                 )
             return default
-        # A card may have the same bytes under another name than the one they are listed by.
-        named = {
-            model.sha256
-            for card in self.cards
-            for model in card.models
-            if not name or model.name.lower() == name.lower()
-        }
-        found = [
-            (model, len(holders))
-            for model, holders in self._holders.values()
-            if model.sha256 in named and (not sha256 or model.sha256 == sha256)
-        ]
+        named = self._by_name.get(name.lower(), set()) if name else set(self._holders)
+        wanted = [one for one in named if not sha256 or one == sha256]
+        held = [self._holders[one] for one in wanted if one in self._holders]
+        found = [(model, len(holders)) for model, holders in held]
         if not found:
             raise self._unknown(name or sha256)
         return min(found, key=lambda pair: (-pair[1], pair[0].sha256))[0]
@@ -80,6 +72,31 @@ class Catalogue:
             for model in card.models:
                 holders.setdefault(model.sha256, (model, set()))[1].add(card.card_id)
         return holders
+
+    @cached_property
+    def _by_name(self) -> dict[str, set[str]]:
+        """Hashes by name in lower case. A card may have the same bytes under another name than
+        the one they are listed by."""
+        named: dict[str, set[str]] = {}
+        for card in self.cards:
+            for model in card.models:
+                named.setdefault(model.name.lower(), set()).add(model.sha256)
+        return named
+
+    def schedules(self, sha256: str) -> dict[str, set[str]]:
+        """By sampler, what the cards with this model run together."""
+        if sha256 not in self._offered:
+            offered: dict[str, set[str]] = {}
+            for card in self.cards:
+                if any(model.sha256 == sha256 for model in card.models):
+                    for sampler in card.samplers:
+                        offered.setdefault(sampler.name, set()).update(sampler.schedules)
+            self._offered[sha256] = offered
+        return self._offered[sha256]
+
+    @cached_property
+    def _offered(self) -> dict[str, dict[str, set[str]]]:
+        return {}  # filled when asked for: models that somebody has, so it stays small
 
     @cached_property
     def _default(self) -> Model | None:
@@ -125,7 +142,7 @@ def resolve(request: ImageRequest, catalogue: Catalogue) -> ImageRequest:
         complete.sampler = model.default_sampler
     _check_size("width", complete.width, model)
     _check_size("height", complete.height, model)
-    _check_cards(complete, catalogue.cards)
+    _check_cards(complete, catalogue.schedules(complete.model_sha256))
     return complete
 
 
@@ -143,12 +160,7 @@ def _check_size(field: str, pixels: int, model: Model) -> None:
         raise invalid(field, f"{field} is {pixels}, which {model.name} cannot draw", allowed)
 
 
-def _check_cards(request: ImageRequest, cards: Iterable[CardInfo]) -> None:
-    holders = [c for c in cards if any(m.sha256 == request.model_sha256 for m in c.models)]
-    offered: dict[str, set[str]] = {}
-    for card in holders:
-        for sampler in card.samplers:
-            offered.setdefault(sampler.name, set()).update(sampler.schedules)
+def _check_cards(request: ImageRequest, offered: Mapping[str, set[str]]) -> None:
     if request.sampler not in offered:
         what = f"sampler is {request.sampler!r}, which no card with {request.model} has"
         raise invalid("sampler", what, ", ".join(sorted(offered)))

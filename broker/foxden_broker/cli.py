@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import functools
+import gc
 import json
 import logging
 import re
@@ -16,6 +17,8 @@ from foxden_proto.home import home
 from foxden_proto.limits import DEFAULT_GRPC_PORT, DEFAULT_HTTP_PORT
 from foxden_proto.programs import until_stopped
 from foxden_proto.timers import Timers
+
+_YOUNG_OBJECTS = 10_000  # so many new ones before the collector looks at them
 
 
 class BrokerCommand:
@@ -140,6 +143,7 @@ async def _run(args: argparse.Namespace) -> int:
             timers=Timers.from_environment(),
         )
         async with broker(settings) as running:
+            _seldom_collect_garbage()
             ready = {
                 "url": str(running.address),
                 "http": running.http_url,
@@ -165,3 +169,11 @@ async def _run(args: argparse.Namespace) -> int:
         )
         return 1
     return 0
+
+
+def _seldom_collect_garbage() -> None:
+    """What is there at the start stays: a deep queue takes a second to look through, again and
+    again. Next to nothing that the broker makes later has cycles."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_YOUNG_OBJECTS, 20, 20)

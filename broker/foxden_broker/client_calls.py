@@ -208,11 +208,13 @@ async def watch(
     member: Member,
     request: gen.WatchRequest,
     still_welcome: Callable[[], Awaitable[object]] | None = None,
+    open_up: Callable[[], Awaitable[None]] | None = None,
 ) -> AsyncIterator[gen.JobEvent]:
     """The job's events after the cursor, until it has ended.
 
     Subscribing comes before reading: what changes between the two wakes the subscription.
-    `still_welcome`, asked every few seconds, raises the Problem that ends the stream.
+    `still_welcome`, asked every few seconds, raises the Problem that ends the stream. `open_up` is
+    called before the first wait.
     """
     if not request.job_id:
         raise not_found("job", request.job_id)
@@ -258,6 +260,9 @@ async def watch(
                 if place != told_queued:
                     told_queued = place
                     yield gen.JobEvent(cursor=cursor, queued=place)
+            if open_up is not None:
+                await open_up()
+                open_up = None
             wait = max(0.0, look_again - time.monotonic()) if waits else _WELCOME_SECONDS
             while progress := await subscription.wait(wait):
                 for step in progress:

@@ -273,26 +273,32 @@ async def _until(
     """The messages to their end. Raises _Gone when the owner changes or the time is over."""
     gone = asyncio.ensure_future(changed.wait())
     source = aiter(messages)
-    coming: asyncio.Future[Any] | None = None
     loop = asyncio.get_running_loop()
     end = None if seconds is None else loop.time() + seconds
+    waiting: asyncio.Timeout | None = None  # for the next message; a task for each would cost more
+
+    def stop(_: object) -> None:
+        if waiting is not None and not waiting.expired():
+            waiting.reschedule(loop.time())
+
+    gone.add_done_callback(stop)
     try:
-        while True:
-            coming = asyncio.ensure_future(anext(source, _END))
-            both: set[asyncio.Future[Any]] = {coming, gone}
-            left = None if end is None else max(0.0, end - loop.time())
-            await asyncio.wait(both, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-            if not coming.done() or coming.cancelled():
-                raise _Gone("another broker plans for the account, or may again")
-            if (message := coming.result()) is _END:
+        while not gone.done():
+            try:
+                async with asyncio.timeout_at(end) as waiting:
+                    message = await anext(source, _END)
+            except TimeoutError:
+                if waiting is None or not waiting.expired():
+                    raise
+                break
+            finally:
+                waiting = None
+            if message is _END:
                 return
             yield message
+        raise _Gone("another broker plans for the account, or may again")
     finally:
         gone.cancel()
-        if coming is not None and not coming.done():
-            coming.cancel()
-            with suppress(asyncio.CancelledError, Exception):
-                await coming
         if hasattr(source, "aclose"):
             with suppress(Exception):
                 await source.aclose()

@@ -166,9 +166,15 @@ class GenerationService(gen_grpc.GenerationServicer):
         self, request: gen.WatchRequest, context: Context
     ) -> AsyncIterator[gen.JobEvent]:
         account, member = await self._door.enter(context, "generate")
-        await context.send_initial_metadata(())  # the first event may be a long way off
+        opened = False
+
+        async def open_up() -> None:  # the first event may be a long way off
+            if not opened:
+                await context.send_initial_metadata(())
+
         welcome = self._door.still_welcome(context, "generate")
-        async for event in client_calls.watch(account, member, request, welcome):
+        async for event in client_calls.watch(account, member, request, welcome, open_up):
+            opened = True  # they go with the first event
             yield event
 
     @_unary

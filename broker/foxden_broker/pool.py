@@ -26,6 +26,7 @@ from foxden_proto.states import TASK_HELD, TaskEvent, TaskState
 from foxden_proto.v1 import pool_pb2
 from foxden_proto.v1.generation_pb2 import ImageRequest
 
+_MOST_KINDS = 10_000
 _WORKING = frozenset({pool_pb2.MODE_READY, pool_pb2.MODE_DUTY_CYCLED})
 _BLAMED = {
     TaskEvent.FAIL: Outcome.FAILED,
@@ -74,13 +75,14 @@ class PoolCard:
         return CardFacts(info.card_id, named, info.memory_total, max(1, info.most_together))
 
 
-@dataclass
+@dataclass(slots=True)
 class OpenJob:
-    """A job with images that wait or run."""
+    """A job with images that wait or run. A hundred thousand of them may wait, so it is small: the
+    request is kept as the store has it, and read when somebody asks for it."""
 
     job_id: str
     member: str
-    request: ImageRequest
+    request_bytes: bytes
     priority: int
     created_ms: int
     deadline_ms: int
@@ -90,11 +92,14 @@ class OpenJob:
     waiting: set[int] = field(default_factory=set)
     held: int = 0  # images that a card has, or that are on their way through the store to one
 
+    @property
+    def request(self) -> ImageRequest:
+        return ImageRequest.FromString(self.request_bytes)
+
     def image_request(self, index: int) -> ImageRequest:
         """The request of one image: the job's, with the image's own seed."""
-        request = ImageRequest()
-        request.CopyFrom(self.request)
-        request.seed = self.request.seed + index
+        request = self.request
+        request.seed += index
         return request
 
 
@@ -134,6 +139,7 @@ class Pool:
         self._images_on: defaultdict[str, int] = defaultdict(int)
         self._catalogue: Catalogue | None = None  # until a card comes, goes or changes
         self._able: dict[Need, list[PoolCard]] = {}  # until then as well
+        self._kinds: dict[tuple[Kind, int], Kind] = {}  # one object for all jobs of a kind
 
     # Cards
 
@@ -223,7 +229,7 @@ class Pool:
         opened = OpenJob(
             job.job_id,
             job.member,
-            request,
+            job.request,
             job.priority,
             job.created_ms,
             job.deadline_ms,
@@ -243,7 +249,8 @@ class Pool:
 
     def resolved(self, job: OpenJob, complete: ImageRequest) -> None:
         """The model of a job that came before any card is known now."""
-        job.request, job.kind, job.resolved = complete, self._kind(complete), True
+        job.request_bytes = complete.SerializeToString()
+        job.kind, job.resolved = self._kind(complete), True
         self._known(job)
         self._schedule(job, sorted(job.waiting))
 
@@ -427,7 +434,10 @@ class Pool:
             self.scheduler.image_waits(job.job_id, index, now)
 
     def _kind(self, request: ImageRequest) -> Kind:
-        return Kind(*batch_key(request), model_bytes=self.catalogue().size(request.model_sha256))
+        kind = Kind(*batch_key(request), model_bytes=self.catalogue().size(request.model_sha256))
+        if len(self._kinds) >= _MOST_KINDS:
+            self._kinds.clear()
+        return self._kinds.setdefault((kind, kind.model_bytes), kind)
 
     def _close_if_over(self, job: OpenJob) -> None:
         if not job.waiting and not job.held:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, event
 
+from foxden_broker.store import database
 from foxden_broker.store.base import Assign, Picture, Quota, Replica, Token, Upload
 from foxden_broker.store.schema import metadata
 from foxden_broker.store.sql_store import open_store
@@ -45,6 +46,18 @@ def statements(monkeypatch: pytest.MonkeyPatch) -> Iterator[Seen]:
         return plain(self, query, params, **more)
 
     monkeypatch.setattr(psycopg.Connection, "execute", by_driver)
+    one, many = database.on_sqlite, database.write_on_sqlite
+
+    def read_directly(raw: sqlite3.Connection, sql: str, values: Any) -> list[Any]:
+        note(sql, values)
+        return one(raw, sql, values)
+
+    def write_directly(raw: sqlite3.Connection, sql: str, rows: Any) -> int:
+        note(sql, rows[0])
+        return many(raw, sql, rows)
+
+    monkeypatch.setattr(database, "on_sqlite", read_directly)
+    monkeypatch.setattr(database, "write_on_sqlite", write_directly)
     event.listen(Engine, "before_cursor_execute", by_sqlalchemy)
     yield seen
     event.remove(Engine, "before_cursor_execute", by_sqlalchemy)

@@ -75,6 +75,7 @@ class Table:
         self._capable_of = capable
         self._free_rows: list[int] = []
         self._room = 0
+        self.layout = 0  # another number whenever a row is another card's
         self.end: Floats = np.empty(0)  # when the running batch is expected to end
         self.grace: Floats = np.empty(0)  # what it takes still where that moment has passed
         self.extra: Floats = np.empty(0)  # seconds of what is staged
@@ -100,6 +101,7 @@ class Table:
             if row == len(self.rows):
                 self.rows.append(None)
                 self._grow()
+            self.layout += 1
             card = self.cards[facts.card_id] = Card(facts, row)
             self.rows[row] = card
         card.facts = facts
@@ -109,6 +111,7 @@ class Table:
     def remove(self, card_id: str) -> Card | None:
         card = self.cards.pop(card_id, None)
         if card is not None:
+            self.layout += 1
             self.rows[card.row] = None
             self.accepting[card.row] = self.probing[card.row] = False
             self.paused[card.row] = self.keep_until[card.row] = -math.inf

@@ -45,7 +45,7 @@ class Kind:
         return self._hash
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class JobFacts:
     """A job as the scheduler needs it."""
 

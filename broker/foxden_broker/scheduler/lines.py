@@ -17,7 +17,7 @@ from foxden_broker.scheduler.facts import JobFacts, Kind, Need
 _SPARE = 32  # dead entries that a heap may always have
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Job:
     """A job with images that wait or run."""
 

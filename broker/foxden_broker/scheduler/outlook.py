@@ -36,6 +36,9 @@ class Outlook:
     state: State
     _at: float = -math.inf
     _finishes: dict[tuple[str, int], float] = field(default_factory=dict)
+    _round: Round | None = None  # the forecast that says so
+    _layout: int = -1  # of the table at that time
+    _newest: int = -1  # number of the newest job that was added to it
 
     def place(self, job_id: str, now: float) -> Place:
         """Position and times; zeros for a job that is over."""
@@ -99,10 +102,12 @@ class Outlook:
         state = self.state
         new = job.waiting and (job.facts.job_id, job.first()) not in self._finishes
         few = state.lines.images <= state.settings.look_at // 4
-        if not 0 <= now - self._at < _FRESH or (new and few):
+        fresh = 0 <= now - self._at < _FRESH
+        if not fresh or (new and few and not self._goes_last(job)):
             current = Round(state, now, set())
             current.forecast()
-            self._at, self._finishes = now, current.finishes
+            self._at, self._finishes, self._round = now, current.finishes, current
+            self._layout = state.table.layout
         end = now
         for index in job.lowest(state.settings.look_at) if job.waiting else ():
             found = self._finishes.get((job.facts.job_id, index))
@@ -120,6 +125,21 @@ class Outlook:
                 end = max(end, float(free[card.row]) if card is not None else end)
         seconds = max(0.1, end - now)
         return seconds, ("near", _length(seconds))
+
+    def _goes_last(self, job: Job) -> bool:
+        """Place a job that has just come behind all that the last forecast has placed, where it
+        belongs there: to place all of them anew for each submit is most of what that costs."""
+        state, priority, member = self.state, job.priority, job.facts.member
+        if self._round is None or self._layout != state.table.layout:
+            return False  # the columns of that round are of other cards
+        others = (one for one in state.lines.by_member if one != (priority, member))
+        if any(of >= priority for of, _ in others) or len(job.waiting) > state.settings.look_at:
+            return False
+        if job.number <= self._newest:
+            return False  # it waits again
+        self._newest = job.number
+        self._round.place_last(job)
+        return True
 
     def _far(self, job: Job, now: float) -> float | None:
         """From sums: what goes before, over what the cards that can do it do per second."""

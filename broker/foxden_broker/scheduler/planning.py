@@ -91,6 +91,11 @@ class Round(Placing):
         self.open = np.zeros_like(self.open)
         self.run()
 
+    def place_last(self, job: Job) -> None:
+        """One more job, in a forecast that is over: behind everything that it has placed."""
+        for index in job.lowest(self.state.settings.look_at):
+            self._place(job, index)
+
     def decline(self) -> None:
         """Remember the cards that the head of a deep queue had nothing for."""
         if self._deep and len(self.gives) < self.state.settings.most_gives:

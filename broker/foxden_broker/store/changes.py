@@ -33,7 +33,7 @@ from foxden_broker.store.change_rows import (
     picture_writes,
     task_writes,
 )
-from foxden_broker.store.database import execute_all
+from foxden_broker.store.database import execute_all, rows_of
 from foxden_broker.store.rows import MOST_AT_ONCE, TASK_COLUMNS, as_task
 from foxden_broker.store.schema import job, task
 from foxden_proto.states import (
@@ -91,9 +91,10 @@ def lock_task(
     conn: Connection, account_id: str, job_id: str, index: int
 ) -> tuple[JobHead, Task] | None:
     """A job, locked, and one of its tasks. None: there is no such task."""
-    row = conn.execute(_LOCK_TASK, {"account": account_id, "job": job_id, "idx": index}).first()
-    if row is None:
+    rows = rows_of(conn, _LOCK_TASK, {"account": account_id, "job": job_id, "idx": index})
+    if not rows:
         return None
+    (row,) = rows
     head_id, state, *rest = row[: len(_HEAD)]
     return JobHead(head_id, JobState(state), *rest), as_task(row[len(_HEAD) :])
 
@@ -103,7 +104,7 @@ def _for_jobs(
 ) -> Iterator[Sequence[Any]]:
     wanted = sorted(job_ids)
     if len(wanted) == 1:  # the hot case: plain equality costs half of what a list does
-        yield from conn.execute(one, {"account": account_id, "job": wanted[0]})
+        yield from rows_of(conn, one, {"account": account_id, "job": wanted[0]})
         return
     for at in range(0, len(wanted), MOST_AT_ONCE):
         some = wanted[at : at + MOST_AT_ONCE]

@@ -79,6 +79,32 @@ def upsert(dialect: str, table: Table) -> Any:
 Write = tuple[Executable, Sequence[dict[str, Any]]]  # a statement, and its rows of values
 
 
+def rows_of(conn: Connection, statement: Any, values: dict[str, Any]) -> Sequence[Sequence[Any]]:
+    """The rows of a hot select, as plain tuples: a third of what it costs by way of SQLAlchemy.
+
+    For statements that are built once, with values that need no conversion, and no lists of them.
+    """
+    raw: Any = conn.connection.driver_connection
+    if conn.dialect.name == "sqlite":
+        sql, names, own = _positional(statement, conn.dialect)
+        given = own | values
+        found: Sequence[Sequence[Any]] = on_sqlite(raw, sql, [given[name] for name in names])
+        return found
+    sql, own = _compiled(statement, conn.dialect)
+    rows: Sequence[Sequence[Any]] = raw.execute(sql, own | values).fetchall()
+    return rows
+
+
+def on_sqlite(raw: sqlite3.Connection, sql: str, values: Sequence[Any]) -> list[Any]:
+    return raw.execute(sql, values).fetchall()
+
+
+def write_on_sqlite(raw: sqlite3.Connection, sql: str, rows: Sequence[Sequence[Any]]) -> int:
+    if len(rows) == 1:
+        return raw.execute(sql, rows[0]).rowcount
+    return raw.executemany(sql, rows).rowcount
+
+
 def execute_all(conn: Connection, writes: Sequence[Write]) -> list[int]:
     """Run statements that return nothing; how many rows each of them touched. No two of them
     touch the same row.
@@ -88,9 +114,16 @@ def execute_all(conn: Connection, writes: Sequence[Write]) -> list[int]:
     the statements do.
     """
     writes = [write for write in writes if write[1]]
-    if conn.dialect.name == "sqlite" or not writes:
-        return [conn.execute(statement, rows).rowcount for statement, rows in writes]
+    if not writes:
+        return []
     raw: Any = conn.connection.driver_connection
+    if conn.dialect.name == "sqlite":
+        touched = []
+        for statement, rows in writes:
+            sql, names, own = _positional(statement, conn.dialect)
+            given = [[(own | row)[name] for name in names] for row in rows]
+            touched.append(write_on_sqlite(raw, sql, given))
+        return touched
     if all(len(rows) == 1 for _, rows in writes):
         one, constants = _as_one(tuple(statement for statement, _ in writes), conn.dialect)
         values = {
@@ -125,6 +158,14 @@ def _compiled(statement: Any, dialect: Dialect) -> tuple[str, dict[str, Any]]:
     compiled = statement.compile(dialect=dialect)
     own = {name: value for name, value in compiled.params.items() if value is not None}
     return str(compiled), own
+
+
+@lru_cache(maxsize=64)
+def _positional(statement: Any, dialect: Dialect) -> tuple[str, tuple[str, ...], dict[str, Any]]:
+    """The text with a ? for each value, their names, and the values of its own constants."""
+    compiled = statement.compile(dialect=dialect)
+    own = {name: value for name, value in compiled.params.items() if value is not None}
+    return str(compiled), tuple(compiled.positiontup), own
 
 
 def is_postgres_error(error: BaseException) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -35,7 +36,7 @@ from foxden_broker.store.base import (
 )
 from foxden_broker.store.change_rows import Move
 from foxden_broker.store.changes import apply, lock_jobs, write_heads
-from foxden_broker.store.database import execute_all, upsert
+from foxden_broker.store.database import execute_all, rows_of, upsert
 from foxden_broker.store.rows import (
     JOB_COLUMNS,
     TASK_COLUMNS,
@@ -150,7 +151,7 @@ def _claim(conn: Connection, new: NewJob, too_old_ms: int) -> bool:
         "created_ms": new.created_ms,
         "too_old_ms": too_old_ms,
     }
-    return conn.execute(_claiming(conn.dialect.name), row).first() is not None
+    return bool(rows_of(conn, _claiming(conn.dialect.name), row))
 
 
 def _fresh(job_id: str, index: int) -> Task:
@@ -212,7 +213,7 @@ def get(conn: Connection, account_id: str, job_id: str, attempts: bool = False) 
 
 
 def _with_tasks(found: Job, tasks: tuple[Task, ...]) -> Job:
-    return Job(**{**found.__dict__, "tasks": tasks})
+    return replace(found, tasks=tasks)
 
 
 def changed_tasks(

@@ -14,8 +14,9 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -85,6 +86,7 @@ class PostgresDatabase:
         event.listen(self._reading, "connect", _only_reads)
         self._threads = ThreadPoolExecutor(THREADS, "foxden-db")
         self._closing = threading.Event()
+        self._kept = _Kept()
         try:
             self._migrate(migrate)
         except BaseException:
@@ -123,7 +125,8 @@ class PostgresDatabase:
         doubt: _InDoubt | None = None
         while True:
             try:
-                return _once(engine, work, landed, doubt)
+                with self._kept.connection(engine) as conn:
+                    return _once(conn, work, landed, doubt)
             except _InDoubt as lost:
                 doubt, cause = lost, lost.__cause__
             except Exception as error:
@@ -164,8 +167,42 @@ class PostgresDatabase:
     def _close(self) -> None:
         self._closing.set()
         self._threads.shutdown()
+        self._kept.close()
         self._engine.dispose()
         self._reading.dispose()
+
+
+class _Kept:
+    """Each thread's connections, from one transaction to the next: to hand one back to a pool and
+    take it out again costs as much as a statement. One that an error came from is handed back,
+    which resets it, or ends it where it is broken."""
+
+    def __init__(self) -> None:
+        self._mine = threading.local()
+        self._all: list[dict[Engine, Connection]] = []
+
+    @contextmanager
+    def connection(self, engine: Engine) -> Iterator[Connection]:
+        kept: dict[Engine, Connection] | None = getattr(self._mine, "kept", None)
+        if kept is None:
+            kept = self._mine.kept = {}
+            self._all.append(kept)
+        if engine not in kept:
+            kept[engine] = engine.connect()
+        try:
+            yield kept[engine]
+        except BaseException:
+            with suppress(Exception):
+                kept.pop(engine).close()
+            raise
+
+    def close(self) -> None:
+        """When no thread works any more."""
+        for kept in self._all:
+            for conn in kept.values():
+                with suppress(Exception):
+                    conn.close()
+            kept.clear()
 
 
 def _only_reads(raw: Any, _record: Any) -> None:
@@ -177,27 +214,26 @@ def _only_reads(raw: Any, _record: Any) -> None:
 
 
 def _once(
-    engine: Engine,
+    conn: Connection,
     work: Callable[[Connection], T],
     landed: Landed[T] | None,
     doubt: _InDoubt | None,
 ) -> T:
     """One try. Raises _InDoubt where the commit may or may not have been made."""
-    with engine.connect() as conn:
-        with conn.begin() as transaction:
-            if doubt is not None and landed is not None:
-                before: Any = doubt.result
-                if landed(conn, before):
-                    result: T = before
-                    return result
-            result = work(conn)
-            try:
-                transaction.commit()
-            except Exception as error:
-                if _is_lost(error):
-                    raise _InDoubt(result) from error
-                raise
-        return result
+    with conn.begin() as transaction:
+        if doubt is not None and landed is not None:
+            before: Any = doubt.result
+            if landed(conn, before):
+                result: T = before
+                return result
+        result = work(conn)
+        try:
+            transaction.commit()
+        except Exception as error:
+            if _is_lost(error):
+                raise _InDoubt(result) from error
+            raise
+    return result
 
 
 def _take_turn(conn: Connection) -> None:

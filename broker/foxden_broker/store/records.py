@@ -50,7 +50,7 @@ class NewJob:
     uploads: tuple[str, ...] = ()  # upload_ids the request needs: their time starts anew
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Picture:
     """What is kept of a finished image; the bytes are a blob."""
 
@@ -59,7 +59,7 @@ class Picture:
     meta: bytes  # foxden.v1.Picture, serialised, complete
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Attempt:
     lease_no: int
     card_id: str
@@ -70,7 +70,7 @@ class Attempt:
     ended_ms: int  # 0 while it lasts
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Task:
     job_id: str
     index: int
@@ -95,7 +95,7 @@ class Task:
         return Lease(self.job_id, self.index, self.lease_no)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Job:
     account_id: str
     job_id: str
@@ -136,7 +136,7 @@ class Assign:
     batch: int = 1  # images that ride through the card together, this one included, for `usage`
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Change:
     """One accepted change of one task."""
 

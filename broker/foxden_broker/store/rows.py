@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, and_, bindparam, select, tuple_
 
 from foxden_broker.store.base import Attempt, Job, Picture, Task
+from foxden_broker.store.database import rows_of
 from foxden_broker.store.schema import attempt, job, picture, task
 from foxden_proto.states import JobState, TaskState
 
@@ -104,8 +105,8 @@ _JOB = select(*JOB_COLUMNS).where(
 
 def read_job(conn: Connection, account_id: str, job_id: str) -> Job | None:
     """A job without its tasks."""
-    row = conn.execute(_JOB, {"account": account_id, "job": job_id}).first()
-    return None if row is None else as_job(row)
+    rows = rows_of(conn, _JOB, {"account": account_id, "job": job_id})
+    return as_job(rows[0]) if rows else None
 
 
 _TASKS = (
@@ -132,7 +133,7 @@ def read_tasks(
 ) -> tuple[Task, ...]:
     """A job's tasks with their pictures, by index."""
     where = {"account": account_id, "job": job_id}
-    rows = conn.execute(_ALL_TASKS, where).all()
+    rows = rows_of(conn, _ALL_TASKS, where)
     tried = _attempts_of_job(conn, account_id, job_id) if attempts else {}
     return tuple(_as_pictured(row, tried.get(row[1], ())) for row in rows)
 
@@ -142,7 +143,7 @@ def read_changed(
 ) -> tuple[Task, ...]:
     """Its tasks stamped later than the revision, in the order of their stamps."""
     where = {"account": account_id, "job": job_id, "after": after_revision}
-    return tuple(_as_pictured(row, ()) for row in conn.execute(_CHANGED_TASKS, where))
+    return tuple(_as_pictured(row, ()) for row in rows_of(conn, _CHANGED_TASKS, where))
 
 
 _TASK = select(*TASK_COLUMNS).where(task.c.account_id == bindparam("account"))
@@ -153,8 +154,8 @@ _MANY_TASKS = _TASK.where(tuple_(task.c.job_id, task.c.idx).in_(bindparam("keys"
 def pick_task(conn: Connection, account_id: str, job_id: str, index: int) -> Task | None:
     """One task, without picture and attempts."""
     where = {"account": account_id, "job": job_id, "idx": index}
-    row = conn.execute(_ONE_TASK, where).first()
-    return None if row is None else as_task(row)
+    rows = rows_of(conn, _ONE_TASK, where)
+    return as_task(rows[0]) if rows else None
 
 
 def pick_tasks(conn: Connection, account_id: str, keys: Iterable[Key]) -> dict[Key, Task]:

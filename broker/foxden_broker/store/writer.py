@@ -13,6 +13,7 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -28,7 +29,8 @@ MOST_PER_COMMIT = 256
 @dataclass
 class _Pending:
     work: Callable[[Connection], Any]
-    tell: Callable[[_Pending], None]
+    loop: asyncio.AbstractEventLoop | None
+    tell: Callable[[_Pending], None]  # on that loop; without one on the writer's thread
     result: Any = None
     error: BaseException | None = None
 
@@ -60,13 +62,7 @@ class Writer:
             else:
                 future.set_result(done.result)
 
-        def tell(done: _Pending) -> None:
-            try:
-                loop.call_soon_threadsafe(resolve, done)
-            except RuntimeError:
-                return  # the loop is closed: nobody is left to tell
-
-        self._put(_Pending(work, tell))
+        self._put(_Pending(work, loop, resolve))
         return await future
 
     def run(self, work: Callable[[Connection], T]) -> T:
@@ -78,7 +74,7 @@ class Writer:
             else:
                 future.set_result(done.result)
 
-        self._put(_Pending(work, tell))
+        self._put(_Pending(work, None, tell))
         return future.result()
 
     def close(self) -> None:
@@ -129,8 +125,7 @@ class Writer:
                 if pending.error is None:
                     pending.error = translated
             self._recover()
-        for pending in batch:
-            pending.tell(pending)
+        _tell(batch)
 
     def _one(self, conn: Connection, raw: sqlite3.Connection, pending: _Pending) -> None:
         raw.execute("SAVEPOINT one")
@@ -153,3 +148,23 @@ class Writer:
                 conn.close()
             except Exception:  # noqa: BLE001  it is thrown away
                 conn.invalidate()
+
+
+def _tell(batch: list[_Pending]) -> None:
+    """Wake each event loop once, whatever number of its callers wait: waking costs a system call
+    and a fight for the interpreter."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[_Pending]] = {}
+    for pending in batch:
+        if pending.loop is None:
+            pending.tell(pending)
+        else:
+            by_loop.setdefault(pending.loop, []).append(pending)
+    for loop, some in by_loop.items():
+        # RuntimeError: the loop is closed, nobody is left to tell.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(_tell_all, some)
+
+
+def _tell_all(some: list[_Pending]) -> None:
+    for pending in some:
+        pending.tell(pending)

@@ -98,7 +98,9 @@ class Rig:
 
     def __init__(self, folder: Path, database_url: str = "", postgres_pid: int = 0) -> None:
         self._folder = folder
-        self._arguments = ("--database-url", database_url) if database_url else ()
+        self._arguments: tuple[str, ...] = ("--most-queued", "0", "--most-queued-in-account", "0")
+        if database_url:
+            self._arguments += ("--database-url", database_url)
         self._postgres_pid = postgres_pid
         self._database = database_url or str(folder / "broker" / "broker" / "foxden.db")
         self.pool = Pool(folder)
