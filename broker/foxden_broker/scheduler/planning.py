@@ -25,6 +25,7 @@ import numpy as np
 
 from foxden_broker.scheduler.cards import Card
 from foxden_broker.scheduler.facts import Action, Expire, Need, Plan
+from foxden_broker.scheduler.lines import Job
 from foxden_broker.scheduler.placing import Placing
 from foxden_broker.scheduler.queue import State
 
