@@ -77,8 +77,11 @@ class EngineDescription(_message.Message):
     DEVICES_FIELD_NUMBER: _builtins.int
     SAMPLERS_FIELD_NUMBER: _builtins.int
     VERSIONS_FIELD_NUMBER: _builtins.int
+    COMPUTE_CAPABILITY_FIELD_NUMBER: _builtins.int
     versions: _builtins.str
     """"torch 2.13.0, diffusers 0.42.1" """
+    compute_capability: _builtins.str
+    """of the device in use, e.g. "8.9"; empty where it is no NVIDIA card"""
     @_builtins.property
     def device(self) -> Global___Device:
         """the one this engine uses"""
@@ -96,14 +99,58 @@ class EngineDescription(_message.Message):
         devices: _abc.Iterable[Global___Device] | None = ...,
         samplers: _abc.Iterable[_pool_pb2.Sampler] | None = ...,
         versions: _builtins.str = ...,
+        compute_capability: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["device", b"device"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "devices", b"devices", "samplers", b"samplers", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compute_capability", b"compute_capability", "device", b"device", "devices", b"devices", "samplers", b"samplers", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EngineDescription: _TypeAlias = EngineDescription  # noqa: Y015
+
+@_typing.final
+class Placement(_message.Message):
+    """How a model is laid out on the device (agent/foxden_agent/placement). The agent decides it; an
+    empty message leaves it to the engine: everything on the device, its usual precision.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DTYPE_FIELD_NUMBER: _builtins.int
+    VAE_TILING_FIELD_NUMBER: _builtins.int
+    ATTENTION_SLICING_FIELD_NUMBER: _builtins.int
+    OFFLOAD_FIELD_NUMBER: _builtins.int
+    CPU_FIELD_NUMBER: _builtins.int
+    MEMORY_LIMIT_FIELD_NUMBER: _builtins.int
+    dtype: _builtins.str
+    """float32, float16, bfloat16; empty: float32 on a CPU, else float16"""
+    vae_tiling: _builtins.bool
+    """decode in tiles"""
+    attention_slicing: _builtins.bool
+    offload: _builtins.str
+    """"": none; model, group, sequential: parts wait in RAM"""
+    cpu: _builtins.bool
+    """computed on the processor though the engine has a card"""
+    memory_limit: _builtins.int
+    """bytes of the device that this process may use; 0: all of it"""
+    def __init__(
+        self,
+        *,
+        dtype: _builtins.str = ...,
+        vae_tiling: _builtins.bool = ...,
+        attention_slicing: _builtins.bool = ...,
+        offload: _builtins.str = ...,
+        cpu: _builtins.bool = ...,
+        memory_limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attention_slicing", b"attention_slicing", "cpu", b"cpu", "dtype", b"dtype", "memory_limit", b"memory_limit", "offload", b"offload", "vae_tiling", b"vae_tiling"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Placement: _TypeAlias = Placement  # noqa: Y015
 
 @_typing.final
 class ModelSource(_message.Message):
@@ -141,16 +188,24 @@ class LoadRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MODEL_FIELD_NUMBER: _builtins.int
+    PLACEMENT_FIELD_NUMBER: _builtins.int
+    TIER_FIELD_NUMBER: _builtins.int
+    tier: _pool_pb2.Tier.ValueType
+    """TIER_RAM: only that far; else ready to draw"""
     @_builtins.property
     def model(self) -> Global___ModelSource: ...
+    @_builtins.property
+    def placement(self) -> Global___Placement: ...
     def __init__(
         self,
         *,
         model: Global___ModelSource | None = ...,
+        placement: Global___Placement | None = ...,
+        tier: _pool_pb2.Tier.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "placement", b"placement"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "placement", b"placement", "tier", b"tier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -162,23 +217,73 @@ class LoadResponse(_message.Message):
 
     SECONDS_FIELD_NUMBER: _builtins.int
     MEMORY_FIELD_NUMBER: _builtins.int
+    CAME_FROM_FIELD_NUMBER: _builtins.int
+    MEMORY_USED_FIELD_NUMBER: _builtins.int
     seconds: _builtins.float
     """0 where it was loaded already"""
     memory: _builtins.int
     """bytes of weights"""
+    came_from: _pool_pb2.Tier.ValueType
+    memory_used: _builtins.int
+    """bytes of the device that the engine holds now"""
     def __init__(
         self,
         *,
         seconds: _builtins.float = ...,
         memory: _builtins.int = ...,
+        came_from: _pool_pb2.Tier.ValueType = ...,
+        memory_used: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory", "seconds", b"seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["came_from", b"came_from", "memory", b"memory", "memory_used", b"memory_used", "seconds", b"seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LoadResponse: _TypeAlias = LoadResponse  # noqa: Y015
+
+@_typing.final
+class UnloadRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHA256S_FIELD_NUMBER: _builtins.int
+    TO_FIELD_NUMBER: _builtins.int
+    to: _pool_pb2.Tier.ValueType
+    """TIER_RAM: keep them warm there; else out of memory altogether"""
+    @_builtins.property
+    def sha256s(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        sha256s: _abc.Iterable[_builtins.str] | None = ...,
+        to: _pool_pb2.Tier.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sha256s", b"sha256s", "to", b"to"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnloadRequest: _TypeAlias = UnloadRequest  # noqa: Y015
+
+@_typing.final
+class UnloadResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMORY_USED_FIELD_NUMBER: _builtins.int
+    memory_used: _builtins.int
+    def __init__(
+        self,
+        *,
+        memory_used: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory_used", b"memory_used"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnloadResponse: _TypeAlias = UnloadResponse  # noqa: Y015
 
 @_typing.final
 class Batch(_message.Message):
@@ -188,19 +293,23 @@ class Batch(_message.Message):
 
     MODEL_FIELD_NUMBER: _builtins.int
     ITEMS_FIELD_NUMBER: _builtins.int
+    PLACEMENT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def model(self) -> Global___ModelSource: ...
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchItem]: ...
+    @_builtins.property
+    def placement(self) -> Global___Placement: ...
     def __init__(
         self,
         *,
         model: Global___ModelSource | None = ...,
         items: _abc.Iterable[Global___BatchItem] | None = ...,
+        placement: Global___Placement | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "placement", b"placement"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "model", b"model", "placement", b"placement"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -212,8 +321,13 @@ class BatchItem(_message.Message):
 
     ITEM_ID_FIELD_NUMBER: _builtins.int
     REQUEST_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
     item_id: _builtins.str
     """opaque to the engine"""
+    checkpoint: _builtins.bytes
+    """Go on from here: the data of an EngineCheckpoint of this request. Empty: from the beginning.
+    All items of a batch come with one of the same step, or none does.
+    """
     @_builtins.property
     def request(self) -> _generation_pb2.ImageRequest:
         """complete: every default filled in; seed is this image's own"""
@@ -223,10 +337,11 @@ class BatchItem(_message.Message):
         *,
         item_id: _builtins.str = ...,
         request: _generation_pb2.ImageRequest | None = ...,
+        checkpoint: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["item_id", b"item_id", "request", b"request"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "item_id", b"item_id", "request", b"request"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -275,6 +390,8 @@ class EngineEvent(_message.Message):
     STEP_FIELD_NUMBER: _builtins.int
     PICTURE_FIELD_NUMBER: _builtins.int
     STOPPED_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    MEASURED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def stage(self) -> Global___EngineStage: ...
     @_builtins.property
@@ -283,6 +400,10 @@ class EngineEvent(_message.Message):
     def picture(self) -> Global___EnginePicture: ...
     @_builtins.property
     def stopped(self) -> Global___EngineStopped: ...
+    @_builtins.property
+    def checkpoint(self) -> Global___EngineCheckpoint: ...
+    @_builtins.property
+    def measured(self) -> Global___EngineMeasured: ...
     def __init__(
         self,
         *,
@@ -290,16 +411,85 @@ class EngineEvent(_message.Message):
         step: Global___EngineStep | None = ...,
         picture: Global___EnginePicture | None = ...,
         stopped: Global___EngineStopped | None = ...,
+        checkpoint: Global___EngineCheckpoint | None = ...,
+        measured: Global___EngineMeasured | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "picture", b"picture", "stage", b"stage", "step", b"step", "stopped", b"stopped"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "event", b"event", "measured", b"measured", "picture", b"picture", "stage", b"stage", "step", b"step", "stopped", b"stopped"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "picture", b"picture", "stage", b"stage", "step", b"step", "stopped", b"stopped"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "event", b"event", "measured", b"measured", "picture", b"picture", "stage", b"stage", "step", b"step", "stopped", b"stopped"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["stage", "step", "picture", "stopped"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["stage", "step", "picture", "stopped", "checkpoint", "measured"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
 Global___EngineEvent: _TypeAlias = EngineEvent  # noqa: Y015
+
+@_typing.final
+class EngineCheckpoint(_message.Message):
+    """All that is needed to go on with one image after a finished step. The newest replaces the older."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEM_ID_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    item_id: _builtins.str
+    step: _builtins.int
+    """model calls that are behind it, 1 or more"""
+    data: _builtins.bytes
+    """safetensors: latents, generator state, the sampler's whole state"""
+    def __init__(
+        self,
+        *,
+        item_id: _builtins.str = ...,
+        step: _builtins.int = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "item_id", b"item_id", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EngineCheckpoint: _TypeAlias = EngineCheckpoint  # noqa: Y015
+
+@_typing.final
+class EngineMeasured(_message.Message):
+    """What a batch took; comes once, after its pictures."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PEAK_MEMORY_FIELD_NUMBER: _builtins.int
+    MEMORY_USED_FIELD_NUMBER: _builtins.int
+    LOAD_SECONDS_FIELD_NUMBER: _builtins.int
+    CAME_FROM_FIELD_NUMBER: _builtins.int
+    SPILLED_FIELD_NUMBER: _builtins.int
+    peak_memory: _builtins.int
+    """bytes of the device that the engine held at most"""
+    memory_used: _builtins.int
+    """bytes that it holds now, the model included"""
+    load_seconds: _builtins.float
+    """0 where the model was loaded already"""
+    came_from: _pool_pb2.Tier.ValueType
+    """where the model was loaded from, if it was"""
+    spilled: _builtins.bool
+    """the driver put some of it into the machine's memory"""
+    def __init__(
+        self,
+        *,
+        peak_memory: _builtins.int = ...,
+        memory_used: _builtins.int = ...,
+        load_seconds: _builtins.float = ...,
+        came_from: _pool_pb2.Tier.ValueType = ...,
+        spilled: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["came_from", b"came_from", "load_seconds", b"load_seconds", "memory_used", b"memory_used", "peak_memory", b"peak_memory", "spilled", b"spilled"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EngineMeasured: _TypeAlias = EngineMeasured  # noqa: Y015
 
 @_typing.final
 class EngineStage(_message.Message):

@@ -44,6 +44,11 @@ class EngineStub:
                 request_serializer=foxden__proto_dot_v1_dot_engine__pb2.LoadRequest.SerializeToString,
                 response_deserializer=foxden__proto_dot_v1_dot_engine__pb2.LoadResponse.FromString,
                 _registered_method=True)
+        self.Unload = channel.unary_unary(
+                '/foxden.v1.Engine/Unload',
+                request_serializer=foxden__proto_dot_v1_dot_engine__pb2.UnloadRequest.SerializeToString,
+                response_deserializer=foxden__proto_dot_v1_dot_engine__pb2.UnloadResponse.FromString,
+                _registered_method=True)
         self.Generate = channel.unary_stream(
                 '/foxden.v1.Engine/Generate',
                 request_serializer=foxden__proto_dot_v1_dot_engine__pb2.Batch.SerializeToString,
@@ -68,6 +73,13 @@ class EngineServicer:
 
     def Load(self, request, context):
         """Bring a model into memory. Generate does it too; this is for doing it ahead of time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Unload(self, request, context):
+        """Put models out of memory. Refused (ALREADY_EXISTS) while a batch is drawn.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -100,6 +112,11 @@ def add_EngineServicer_to_server(servicer, server):
                     servicer.Load,
                     request_deserializer=foxden__proto_dot_v1_dot_engine__pb2.LoadRequest.FromString,
                     response_serializer=foxden__proto_dot_v1_dot_engine__pb2.LoadResponse.SerializeToString,
+            ),
+            'Unload': grpc.unary_unary_rpc_method_handler(
+                    servicer.Unload,
+                    request_deserializer=foxden__proto_dot_v1_dot_engine__pb2.UnloadRequest.FromString,
+                    response_serializer=foxden__proto_dot_v1_dot_engine__pb2.UnloadResponse.SerializeToString,
             ),
             'Generate': grpc.unary_stream_rpc_method_handler(
                     servicer.Generate,
@@ -166,6 +183,33 @@ class Engine:
             '/foxden.v1.Engine/Load',
             foxden__proto_dot_v1_dot_engine__pb2.LoadRequest.SerializeToString,
             foxden__proto_dot_v1_dot_engine__pb2.LoadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Unload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/foxden.v1.Engine/Unload',
+            foxden__proto_dot_v1_dot_engine__pb2.UnloadRequest.SerializeToString,
+            foxden__proto_dot_v1_dot_engine__pb2.UnloadResponse.FromString,
             options,
             channel_credentials,
             insecure,

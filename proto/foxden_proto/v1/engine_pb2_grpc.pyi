@@ -37,6 +37,8 @@ class EngineStub:
     """What this engine runs on. Answered as soon as torch is imported."""
     Load: _grpc.UnaryUnaryMultiCallable[_engine_pb2.LoadRequest, _engine_pb2.LoadResponse]
     """Bring a model into memory. Generate does it too; this is for doing it ahead of time."""
+    Unload: _grpc.UnaryUnaryMultiCallable[_engine_pb2.UnloadRequest, _engine_pb2.UnloadResponse]
+    """Put models out of memory. Refused (ALREADY_EXISTS) while a batch is drawn."""
     Generate: _grpc.UnaryStreamMultiCallable[_engine_pb2.Batch, _engine_pb2.EngineEvent]
     """Draw one batch. A second call while one runs is refused (ALREADY_EXISTS).
     The stream ends after each item has a picture, or with an error status for the whole batch.
@@ -51,6 +53,8 @@ class EngineAsyncStub(EngineStub):
     """What this engine runs on. Answered as soon as torch is imported."""
     Load: _aio.UnaryUnaryMultiCallable[_engine_pb2.LoadRequest, _engine_pb2.LoadResponse]  # type: ignore[assignment]
     """Bring a model into memory. Generate does it too; this is for doing it ahead of time."""
+    Unload: _aio.UnaryUnaryMultiCallable[_engine_pb2.UnloadRequest, _engine_pb2.UnloadResponse]  # type: ignore[assignment]
+    """Put models out of memory. Refused (ALREADY_EXISTS) while a batch is drawn."""
     Generate: _aio.UnaryStreamMultiCallable[_engine_pb2.Batch, _engine_pb2.EngineEvent]  # type: ignore[assignment]
     """Draw one batch. A second call while one runs is refused (ALREADY_EXISTS).
     The stream ends after each item has a picture, or with an error status for the whole batch.
@@ -74,6 +78,14 @@ class EngineServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_engine_pb2.LoadResponse, _abc.Awaitable[_engine_pb2.LoadResponse]]:
         """Bring a model into memory. Generate does it too; this is for doing it ahead of time."""
+
+    @_abc_1.abstractmethod
+    def Unload(
+        self,
+        request: _engine_pb2.UnloadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_engine_pb2.UnloadResponse, _abc.Awaitable[_engine_pb2.UnloadResponse]]:
+        """Put models out of memory. Refused (ALREADY_EXISTS) while a batch is drawn."""
 
     @_abc_1.abstractmethod
     def Generate(

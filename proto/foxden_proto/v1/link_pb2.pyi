@@ -68,6 +68,8 @@ class AgentFrame(_message.Message):
     CARDS_CHANGED_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
     GOODBYE_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    MODEL_LOADED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello: ...
     @_builtins.property
@@ -96,6 +98,10 @@ class AgentFrame(_message.Message):
     def draining(self) -> Global___Draining: ...
     @_builtins.property
     def goodbye(self) -> Global___Goodbye: ...
+    @_builtins.property
+    def checkpoint(self) -> Global___TaskCheckpoint: ...
+    @_builtins.property
+    def model_loaded(self) -> Global___ModelLoaded: ...
     def __init__(
         self,
         *,
@@ -113,12 +119,14 @@ class AgentFrame(_message.Message):
         cards_changed: Global___CardsChanged | None = ...,
         draining: Global___Draining | None = ...,
         goodbye: Global___Goodbye | None = ...,
+        checkpoint: Global___TaskCheckpoint | None = ...,
+        model_loaded: Global___ModelLoaded | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledged", b"acknowledged", "cards_changed", b"cards_changed", "draining", b"draining", "failed", b"failed", "finished", b"finished", "frame", b"frame", "goodbye", b"goodbye", "heartbeat", b"heartbeat", "hello", b"hello", "mode_changed", b"mode_changed", "progress", b"progress", "refused", b"refused", "released", b"released", "started", b"started", "stopped", b"stopped"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledged", b"acknowledged", "cards_changed", b"cards_changed", "checkpoint", b"checkpoint", "draining", b"draining", "failed", b"failed", "finished", b"finished", "frame", b"frame", "goodbye", b"goodbye", "heartbeat", b"heartbeat", "hello", b"hello", "mode_changed", b"mode_changed", "model_loaded", b"model_loaded", "progress", b"progress", "refused", b"refused", "released", b"released", "started", b"started", "stopped", b"stopped"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged", b"acknowledged", "cards_changed", b"cards_changed", "draining", b"draining", "failed", b"failed", "finished", b"finished", "frame", b"frame", "goodbye", b"goodbye", "heartbeat", b"heartbeat", "hello", b"hello", "mode_changed", b"mode_changed", "progress", b"progress", "refused", b"refused", "released", b"released", "started", b"started", "stopped", b"stopped"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged", b"acknowledged", "cards_changed", b"cards_changed", "checkpoint", b"checkpoint", "draining", b"draining", "failed", b"failed", "finished", b"finished", "frame", b"frame", "goodbye", b"goodbye", "heartbeat", b"heartbeat", "hello", b"hello", "mode_changed", b"mode_changed", "model_loaded", b"model_loaded", "progress", b"progress", "refused", b"refused", "released", b"released", "started", b"started", "stopped", b"stopped"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["hello", "heartbeat", "mode_changed", "acknowledged", "refused", "started", "progress", "finished", "failed", "released", "stopped", "cards_changed", "draining", "goodbye"]  # noqa: Y015
+    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["hello", "heartbeat", "mode_changed", "acknowledged", "refused", "started", "progress", "finished", "failed", "released", "stopped", "cards_changed", "draining", "goodbye", "checkpoint", "model_loaded"]  # noqa: Y015
     _WhichOneofArgType_frame: _TypeAlias = _typing.Literal["frame", b"frame"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_frame) -> _WhichOneofReturnType_frame | None: ...
 
@@ -136,6 +144,8 @@ class BrokerFrame(_message.Message):
     SETTLED_FIELD_NUMBER: _builtins.int
     DRAIN_FIELD_NUMBER: _builtins.int
     GOODBYE_FIELD_NUMBER: _builtins.int
+    PREEMPT_FIELD_NUMBER: _builtins.int
+    PREFETCH_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
@@ -152,6 +162,10 @@ class BrokerFrame(_message.Message):
     def drain(self) -> Global___Drain: ...
     @_builtins.property
     def goodbye(self) -> Global___Goodbye: ...
+    @_builtins.property
+    def preempt(self) -> Global___Preempt: ...
+    @_builtins.property
+    def prefetch(self) -> Global___Prefetch: ...
     def __init__(
         self,
         *,
@@ -163,12 +177,14 @@ class BrokerFrame(_message.Message):
         settled: Global___Settled | None = ...,
         drain: Global___Drain | None = ...,
         goodbye: Global___Goodbye | None = ...,
+        preempt: Global___Preempt | None = ...,
+        prefetch: Global___Prefetch | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "drain", b"drain", "frame", b"frame", "goodbye", b"goodbye", "heartbeat_seen", b"heartbeat_seen", "rejected", b"rejected", "settled", b"settled", "stop_task", b"stop_task", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "drain", b"drain", "frame", b"frame", "goodbye", b"goodbye", "heartbeat_seen", b"heartbeat_seen", "preempt", b"preempt", "prefetch", b"prefetch", "rejected", b"rejected", "settled", b"settled", "stop_task", b"stop_task", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "drain", b"drain", "frame", b"frame", "goodbye", b"goodbye", "heartbeat_seen", b"heartbeat_seen", "rejected", b"rejected", "settled", b"settled", "stop_task", b"stop_task", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "drain", b"drain", "frame", b"frame", "goodbye", b"goodbye", "heartbeat_seen", b"heartbeat_seen", "preempt", b"preempt", "prefetch", b"prefetch", "rejected", b"rejected", "settled", b"settled", "stop_task", b"stop_task", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["welcome", "rejected", "heartbeat_seen", "assignment", "stop_task", "settled", "drain", "goodbye"]  # noqa: Y015
+    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["welcome", "rejected", "heartbeat_seen", "assignment", "stop_task", "settled", "drain", "goodbye", "preempt", "prefetch"]  # noqa: Y015
     _WhichOneofArgType_frame: _TypeAlias = _typing.Literal["frame", b"frame"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_frame) -> _WhichOneofReturnType_frame | None: ...
 
@@ -472,17 +488,25 @@ class AssignedTask(_message.Message):
     UPLOAD_PATH_FIELD_NUMBER: _builtins.int
     UPLOAD_TOKEN_FIELD_NUMBER: _builtins.int
     DEADLINE_FIELD_NUMBER: _builtins.int
+    RESUME_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_PATH_FIELD_NUMBER: _builtins.int
     upload_path: _builtins.str
     """where its picture is PUT: a path at the broker's HTTP door, or a URL"""
     upload_token: _builtins.str
     """sent as Bearer with the PUT; good for this lease alone"""
     deadline: _builtins.float
     """seconds from now after which the broker gives it to somebody else"""
+    checkpoint_path: _builtins.str
+    """where its checkpoints are PUT, with upload_token; empty: nowhere"""
     @_builtins.property
     def lease(self) -> Global___Lease: ...
     @_builtins.property
     def request(self) -> _generation_pb2.ImageRequest:
         """complete; seed is this image's own"""
+
+    @_builtins.property
+    def resume(self) -> Global___Checkpoint:
+        """absent: from the beginning"""
 
     def __init__(
         self,
@@ -492,14 +516,50 @@ class AssignedTask(_message.Message):
         upload_path: _builtins.str = ...,
         upload_token: _builtins.str = ...,
         deadline: _builtins.float = ...,
+        resume: Global___Checkpoint | None = ...,
+        checkpoint_path: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease", "request", b"request"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease", "request", b"request", "resume", b"resume"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline", "lease", b"lease", "request", b"request", "upload_path", b"upload_path", "upload_token", b"upload_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_path", b"checkpoint_path", "deadline", b"deadline", "lease", b"lease", "request", b"request", "resume", b"resume", "upload_path", b"upload_path", "upload_token", b"upload_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AssignedTask: _TypeAlias = AssignedTask  # noqa: Y015
+
+@_typing.final
+class Checkpoint(_message.Message):
+    """What is needed to go on with an image from a finished step. Its bytes ride over HTTP."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHA256_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    sha256: _builtins.str
+    """of the bytes, lower-case hex"""
+    size: _builtins.int
+    """bytes"""
+    step: _builtins.int
+    """model calls of the sampler that are behind it, 1 or more"""
+    path: _builtins.str
+    """where they are fetched, with upload_token; filled in by the broker"""
+    def __init__(
+        self,
+        *,
+        sha256: _builtins.str = ...,
+        size: _builtins.int = ...,
+        step: _builtins.int = ...,
+        path: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path", "sha256", b"sha256", "size", b"size", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Checkpoint: _TypeAlias = Checkpoint  # noqa: Y015
 
 @_typing.final
 class Acknowledged(_message.Message):
@@ -651,32 +711,72 @@ class TaskFailed(_message.Message):
 Global___TaskFailed: _TypeAlias = TaskFailed  # noqa: Y015
 
 @_typing.final
+class TaskCheckpoint(_message.Message):
+    """A checkpoint of a running image is stored: where the card vanishes, another goes on from there."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEASE_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    RECEIPT_FIELD_NUMBER: _builtins.int
+    receipt: _builtins.str
+    """what the PUT answered"""
+    @_builtins.property
+    def lease(self) -> Global___Lease: ...
+    @_builtins.property
+    def checkpoint(self) -> Global___Checkpoint:
+        """already PUT"""
+
+    def __init__(
+        self,
+        *,
+        lease: Global___Lease | None = ...,
+        checkpoint: Global___Checkpoint | None = ...,
+        receipt: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "lease", b"lease"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "lease", b"lease", "receipt", b"receipt"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskCheckpoint: _TypeAlias = TaskCheckpoint  # noqa: Y015
+
+@_typing.final
 class TaskReleased(_message.Message):
-    """The owner takes the card back. First `releasing`, then, within 10 s, the last checkpoint if one was saved."""
+    """The card is taken back, by its owner or for more urgent work. First `releasing`, then, within
+    timers.release, the last word with the last checkpoint if there is one.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     LEASE_FIELD_NUMBER: _builtins.int
     RELEASING_FIELD_NUMBER: _builtins.int
-    CHECKPOINT_SHA256_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    RECEIPT_FIELD_NUMBER: _builtins.int
     releasing: _builtins.bool
-    checkpoint_sha256: _builtins.str
-    """empty: none"""
     reason: _builtins.str
+    receipt: _builtins.str
+    """what its PUT answered"""
     @_builtins.property
     def lease(self) -> Global___Lease: ...
+    @_builtins.property
+    def checkpoint(self) -> Global___Checkpoint:
+        """absent: the last that was told with TaskCheckpoint counts"""
+
     def __init__(
         self,
         *,
         lease: Global___Lease | None = ...,
         releasing: _builtins.bool = ...,
-        checkpoint_sha256: _builtins.str = ...,
         reason: _builtins.str = ...,
+        checkpoint: Global___Checkpoint | None = ...,
+        receipt: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "lease", b"lease"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_sha256", b"checkpoint_sha256", "lease", b"lease", "reason", b"reason", "releasing", b"releasing"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "lease", b"lease", "reason", b"reason", "receipt", b"receipt", "releasing", b"releasing"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -721,6 +821,86 @@ class StopTask(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StopTask: _TypeAlias = StopTask  # noqa: Y015
+
+@_typing.final
+class Preempt(_message.Message):
+    """More urgent work needs the card: release this image at its next step, checkpoint included."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEASE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    @_builtins.property
+    def lease(self) -> Global___Lease: ...
+    def __init__(
+        self,
+        *,
+        lease: Global___Lease | None = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Preempt: _TypeAlias = Preempt  # noqa: Y015
+
+@_typing.final
+class Prefetch(_message.Message):
+    """A hint: this model comes next on this card. It may be brought into RAM meanwhile."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CARD_ID_FIELD_NUMBER: _builtins.int
+    MODEL_SHA256_FIELD_NUMBER: _builtins.int
+    card_id: _builtins.str
+    model_sha256: _builtins.str
+    def __init__(
+        self,
+        *,
+        card_id: _builtins.str = ...,
+        model_sha256: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["card_id", b"card_id", "model_sha256", b"model_sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Prefetch: _TypeAlias = Prefetch  # noqa: Y015
+
+@_typing.final
+class ModelLoaded(_message.Message):
+    """A model was brought into a card's memory; the scheduler learns from it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CARD_ID_FIELD_NUMBER: _builtins.int
+    MODEL_SHA256_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    TIER_FIELD_NUMBER: _builtins.int
+    card_id: _builtins.str
+    model_sha256: _builtins.str
+    seconds: _builtins.float
+    tier: _pool_pb2.Tier.ValueType
+    """where it came from"""
+    def __init__(
+        self,
+        *,
+        card_id: _builtins.str = ...,
+        model_sha256: _builtins.str = ...,
+        seconds: _builtins.float = ...,
+        tier: _pool_pb2.Tier.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["card_id", b"card_id", "model_sha256", b"model_sha256", "seconds", b"seconds", "tier", b"tier"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelLoaded: _TypeAlias = ModelLoaded  # noqa: Y015
 
 @_typing.final
 class Settled(_message.Message):

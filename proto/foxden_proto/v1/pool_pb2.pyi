@@ -73,6 +73,34 @@ STANDING_DRAINING: Standing.ValueType  # 2
 """it also gives back what it has not begun"""
 Global___Standing: _TypeAlias = Standing  # noqa: Y015
 
+class _Tier:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TierEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Tier.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TIER_UNSPECIFIED: _Tier.ValueType  # 0
+    TIER_VRAM: _Tier.ValueType  # 1
+    """in the card's own memory"""
+    TIER_RAM: _Tier.ValueType  # 2
+    """in the machine's memory, read and checked"""
+    TIER_DISK: _Tier.ValueType  # 3
+    TIER_NETWORK: _Tier.ValueType  # 4
+    """has to be downloaded first"""
+
+class Tier(_Tier, metaclass=_TierEnumTypeWrapper):
+    """Where a model lies: the nearer, the sooner it can draw."""
+
+TIER_UNSPECIFIED: Tier.ValueType  # 0
+TIER_VRAM: Tier.ValueType  # 1
+"""in the card's own memory"""
+TIER_RAM: Tier.ValueType  # 2
+"""in the machine's memory, read and checked"""
+TIER_DISK: Tier.ValueType  # 3
+TIER_NETWORK: Tier.ValueType  # 4
+"""has to be downloaded first"""
+Global___Tier: _TypeAlias = Tier  # noqa: Y015
+
 @_typing.final
 class Model(_message.Message):
     """A model as a card offers it."""
@@ -193,6 +221,8 @@ class CardInfo(_message.Message):
     SAMPLERS_FIELD_NUMBER: _builtins.int
     ENGINE_FIELD_NUMBER: _builtins.int
     MOST_TOGETHER_FIELD_NUMBER: _builtins.int
+    FITS_FIELD_NUMBER: _builtins.int
+    COMPUTE_CAPABILITY_FIELD_NUMBER: _builtins.int
     card_id: _builtins.str
     """stable for this device on this machine, up to 64 characters"""
     name: _builtins.str
@@ -207,11 +237,17 @@ class CardInfo(_message.Message):
     """Images of 256 x 256 pixels that may ride through it in one batch, of other sizes in proportion
     (foxden_proto/batches.py, most_images). 0: one image at a time, whatever its size.
     """
+    compute_capability: _builtins.str
+    """of an NVIDIA card, e.g. "8.9"; empty elsewhere"""
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___Model]: ...
     @_builtins.property
     def samplers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Sampler]:
         """that its engine can run"""
+
+    @_builtins.property
+    def fits(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelFit]:
+        """of `models`; one without a line here is taken to fit"""
 
     def __init__(
         self,
@@ -224,14 +260,49 @@ class CardInfo(_message.Message):
         samplers: _abc.Iterable[Global___Sampler] | None = ...,
         engine: _builtins.str = ...,
         most_together: _builtins.int = ...,
+        fits: _abc.Iterable[Global___ModelFit] | None = ...,
+        compute_capability: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["card_id", b"card_id", "device", b"device", "engine", b"engine", "memory_total", b"memory_total", "models", b"models", "most_together", b"most_together", "name", b"name", "samplers", b"samplers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["card_id", b"card_id", "compute_capability", b"compute_capability", "device", b"device", "engine", b"engine", "fits", b"fits", "memory_total", b"memory_total", "models", b"models", "most_together", b"most_together", "name", b"name", "samplers", b"samplers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CardInfo: _TypeAlias = CardInfo  # noqa: Y015
+
+@_typing.final
+class ModelFit(_message.Message):
+    """What placement says of one model on one card."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_SHA256_FIELD_NUMBER: _builtins.int
+    MAX_PIXELS_FIELD_NUMBER: _builtins.int
+    PLACEMENT_FIELD_NUMBER: _builtins.int
+    REFUSAL_FIELD_NUMBER: _builtins.int
+    model_sha256: _builtins.str
+    max_pixels: _builtins.int
+    """of the largest picture it can draw here; 0: none at all"""
+    placement: _builtins.str
+    """how it would lie at the model's default size"""
+    refusal: _builtins.str
+    """where something does not fit: what, and what would"""
+    def __init__(
+        self,
+        *,
+        model_sha256: _builtins.str = ...,
+        max_pixels: _builtins.int = ...,
+        placement: _builtins.str = ...,
+        refusal: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_pixels", b"max_pixels", "model_sha256", b"model_sha256", "placement", b"placement", "refusal", b"refusal"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelFit: _TypeAlias = ModelFit  # noqa: Y015
 
 @_typing.final
 class CardReadings(_message.Message):
@@ -245,6 +316,14 @@ class CardReadings(_message.Message):
     UTILISATION_FIELD_NUMBER: _builtins.int
     POWER_FIELD_NUMBER: _builtins.int
     LOADED_MODELS_FIELD_NUMBER: _builtins.int
+    MODELS_IN_RAM_FIELD_NUMBER: _builtins.int
+    MEMORY_FREE_FIELD_NUMBER: _builtins.int
+    TEMPERATURE_SLOWDOWN_FIELD_NUMBER: _builtins.int
+    POWER_LIMIT_FIELD_NUMBER: _builtins.int
+    ENERGY_FIELD_NUMBER: _builtins.int
+    FAN_FIELD_NUMBER: _builtins.int
+    FOREIGN_MEMORY_FIELD_NUMBER: _builtins.int
+    THROTTLED_FIELD_NUMBER: _builtins.int
     card_id: _builtins.str
     memory_used: _builtins.int
     """bytes"""
@@ -254,9 +333,29 @@ class CardReadings(_message.Message):
     """0 to 1"""
     power: _builtins.float
     """watts"""
+    memory_free: _builtins.int
+    """bytes that nobody uses"""
+    temperature_slowdown: _builtins.float
+    """degrees Celsius at which the card slows itself down"""
+    power_limit: _builtins.float
+    """watts, as enforced"""
+    energy: _builtins.float
+    """watt-hours since the agent started"""
+    fan: _builtins.float
+    """0 to 1 of its full speed"""
+    foreign_memory: _builtins.int
+    """bytes of its memory that are not the engine's"""
     @_builtins.property
     def loaded_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """sha256 of models in its memory"""
+        """sha256 of models in its memory (TIER_VRAM)"""
+
+    @_builtins.property
+    def models_in_ram(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """sha256 of models that are warm in RAM (TIER_RAM)"""
+
+    @_builtins.property
+    def throttled(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """why its clocks are lowered: "power", "heat", ..."""
 
     def __init__(
         self,
@@ -267,25 +366,57 @@ class CardReadings(_message.Message):
         utilisation: _builtins.float | None = ...,
         power: _builtins.float | None = ...,
         loaded_models: _abc.Iterable[_builtins.str] | None = ...,
+        models_in_ram: _abc.Iterable[_builtins.str] | None = ...,
+        memory_free: _builtins.int | None = ...,
+        temperature_slowdown: _builtins.float | None = ...,
+        power_limit: _builtins.float | None = ...,
+        energy: _builtins.float | None = ...,
+        fan: _builtins.float | None = ...,
+        foreign_memory: _builtins.int | None = ...,
+        throttled: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_memory_used", b"_memory_used", "_power", b"_power", "_temperature", b"_temperature", "_utilisation", b"_utilisation", "memory_used", b"memory_used", "power", b"power", "temperature", b"temperature", "utilisation", b"utilisation"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_energy", b"_energy", "_fan", b"_fan", "_foreign_memory", b"_foreign_memory", "_memory_free", b"_memory_free", "_memory_used", b"_memory_used", "_power", b"_power", "_power_limit", b"_power_limit", "_temperature", b"_temperature", "_temperature_slowdown", b"_temperature_slowdown", "_utilisation", b"_utilisation", "energy", b"energy", "fan", b"fan", "foreign_memory", b"foreign_memory", "memory_free", b"memory_free", "memory_used", b"memory_used", "power", b"power", "power_limit", b"power_limit", "temperature", b"temperature", "temperature_slowdown", b"temperature_slowdown", "utilisation", b"utilisation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_memory_used", b"_memory_used", "_power", b"_power", "_temperature", b"_temperature", "_utilisation", b"_utilisation", "card_id", b"card_id", "loaded_models", b"loaded_models", "memory_used", b"memory_used", "power", b"power", "temperature", b"temperature", "utilisation", b"utilisation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_energy", b"_energy", "_fan", b"_fan", "_foreign_memory", b"_foreign_memory", "_memory_free", b"_memory_free", "_memory_used", b"_memory_used", "_power", b"_power", "_power_limit", b"_power_limit", "_temperature", b"_temperature", "_temperature_slowdown", b"_temperature_slowdown", "_utilisation", b"_utilisation", "card_id", b"card_id", "energy", b"energy", "fan", b"fan", "foreign_memory", b"foreign_memory", "loaded_models", b"loaded_models", "memory_free", b"memory_free", "memory_used", b"memory_used", "models_in_ram", b"models_in_ram", "power", b"power", "power_limit", b"power_limit", "temperature", b"temperature", "temperature_slowdown", b"temperature_slowdown", "throttled", b"throttled", "utilisation", b"utilisation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__energy: _TypeAlias = _typing.Literal["energy"]  # noqa: Y015
+    _WhichOneofArgType__energy: _TypeAlias = _typing.Literal["_energy", b"_energy"]  # noqa: Y015
+    _WhichOneofReturnType__fan: _TypeAlias = _typing.Literal["fan"]  # noqa: Y015
+    _WhichOneofArgType__fan: _TypeAlias = _typing.Literal["_fan", b"_fan"]  # noqa: Y015
+    _WhichOneofReturnType__foreign_memory: _TypeAlias = _typing.Literal["foreign_memory"]  # noqa: Y015
+    _WhichOneofArgType__foreign_memory: _TypeAlias = _typing.Literal["_foreign_memory", b"_foreign_memory"]  # noqa: Y015
+    _WhichOneofReturnType__memory_free: _TypeAlias = _typing.Literal["memory_free"]  # noqa: Y015
+    _WhichOneofArgType__memory_free: _TypeAlias = _typing.Literal["_memory_free", b"_memory_free"]  # noqa: Y015
     _WhichOneofReturnType__memory_used: _TypeAlias = _typing.Literal["memory_used"]  # noqa: Y015
     _WhichOneofArgType__memory_used: _TypeAlias = _typing.Literal["_memory_used", b"_memory_used"]  # noqa: Y015
     _WhichOneofReturnType__power: _TypeAlias = _typing.Literal["power"]  # noqa: Y015
     _WhichOneofArgType__power: _TypeAlias = _typing.Literal["_power", b"_power"]  # noqa: Y015
+    _WhichOneofReturnType__power_limit: _TypeAlias = _typing.Literal["power_limit"]  # noqa: Y015
+    _WhichOneofArgType__power_limit: _TypeAlias = _typing.Literal["_power_limit", b"_power_limit"]  # noqa: Y015
     _WhichOneofReturnType__temperature: _TypeAlias = _typing.Literal["temperature"]  # noqa: Y015
     _WhichOneofArgType__temperature: _TypeAlias = _typing.Literal["_temperature", b"_temperature"]  # noqa: Y015
+    _WhichOneofReturnType__temperature_slowdown: _TypeAlias = _typing.Literal["temperature_slowdown"]  # noqa: Y015
+    _WhichOneofArgType__temperature_slowdown: _TypeAlias = _typing.Literal["_temperature_slowdown", b"_temperature_slowdown"]  # noqa: Y015
     _WhichOneofReturnType__utilisation: _TypeAlias = _typing.Literal["utilisation"]  # noqa: Y015
     _WhichOneofArgType__utilisation: _TypeAlias = _typing.Literal["_utilisation", b"_utilisation"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__energy) -> _WhichOneofReturnType__energy | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fan) -> _WhichOneofReturnType__fan | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__foreign_memory) -> _WhichOneofReturnType__foreign_memory | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_free) -> _WhichOneofReturnType__memory_free | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_used) -> _WhichOneofReturnType__memory_used | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__power) -> _WhichOneofReturnType__power | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__power_limit) -> _WhichOneofReturnType__power_limit | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__temperature) -> _WhichOneofReturnType__temperature | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__temperature_slowdown) -> _WhichOneofReturnType__temperature_slowdown | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__utilisation) -> _WhichOneofReturnType__utilisation | None: ...
 
