@@ -1,13 +1,12 @@
-"""Draws batches with diffusers: one model kept warm, one batch at a time, on one device."""
+"""Draws batches with diffusers: several models kept warm, one batch at a time, on one device."""
 
 from __future__ import annotations
 
-import gc
 import inspect
 import io
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ from PIL.PngImagePlugin import PngInfo
 
 from foxden_agent.engine.errors import BadRequest, OutOfMemory
 from foxden_agent.engine.infotext import infotext
-from foxden_agent.engine.loading import load_pipeline, weights_bytes
 from foxden_agent.engine.sampler_driver import OnEvent, SamplerDriver, ShouldStop
 from foxden_agent.engine.samplers import (
     NoSuchCombination,
@@ -28,6 +26,7 @@ from foxden_agent.engine.samplers import (
     scheduler_options,
     schedules,
 )
+from foxden_agent.engine.warm_models import WarmModels
 from foxden_proto.batches import batch_key
 from foxden_proto.v1.engine_pb2 import (
     Batch,
@@ -38,16 +37,18 @@ from foxden_proto.v1.engine_pb2 import (
     EngineStage,
     LoadResponse,
     ModelSource,
+    Placement,
+    UnloadResponse,
 )
 from foxden_proto.v1.generation_pb2 import ImageRequest
-from foxden_proto.v1.pool_pb2 import Sampler
+from foxden_proto.v1.pool_pb2 import TIER_DISK, Sampler, Tier
 
 PNG_LEVEL = 4
 _COMPLETE = frozenset({"steps", "sampler", "guidance_scale", "width", "height", "seed"})
 
 
 class DiffusersEngine:
-    """One device and at most one model on it. Not thread-safe: one thread makes all calls."""
+    """One device and the models on it. One thread makes all calls but `prefetch`."""
 
     def __init__(self, device: str, version: str) -> None:
         """`device` is "auto" (the first CUDA device, else the CPU), "cpu" or "cuda:N"."""
@@ -55,7 +56,9 @@ class DiffusersEngine:
             device = "cuda:0" if torch.cuda.is_available() else "cpu"
         self._device = torch.device(device)
         self._version = version
-        self._pipe: Any = None
+        self._dtype = torch.float32 if self._device.type == "cpu" else torch.float16
+        self._models = WarmModels(self._device, self._memory)
+        self._pipe: Any = None  # of the models, the one in hand
         self._loaded: tuple[str, str] | None = None  # path and sha256 of the model in memory
 
     def describe(self) -> EngineDescription:
@@ -70,20 +73,47 @@ class DiffusersEngine:
             f"diffusers {diffusers.__version__}",
         )
 
-    def load(self, model: ModelSource) -> LoadResponse:
-        """Bring the model into memory, putting another one out first.
+    def load(self, model: ModelSource, placement: Placement | None = None) -> LoadResponse:
+        """Bring the model onto the device; others stay where they are, as memory allows.
 
-        Raises BadModel or OutOfMemory; afterwards no model is in memory.
+        Raises BadModel or OutOfMemory; afterwards this model is in no tier.
         """
-        wanted = (model.path, model.sha256)
-        if self._loaded == wanted:
-            return LoadResponse(seconds=0, memory=weights_bytes(self._pipe))
-        self._evict()
-        started = time.perf_counter()
-        with self._memory(f"loading {model.name}"):
-            self._pipe = load_pipeline(model.name, Path(model.path), self._device)
-        self._loaded = wanted
-        return LoadResponse(seconds=time.perf_counter() - started, memory=weights_bytes(self._pipe))
+        self._pipe = self._loaded = None
+        brought = self._models.bring(model, self._dtype)
+        key = (model.path, model.sha256)
+        self._models.check(key)
+        opened = brought.warm.opened
+        # The one place where `placement` is applied to a pipeline (placing.py).
+        self._pipe, self._loaded = opened.pipe, key
+        return LoadResponse(
+            seconds=brought.seconds,
+            memory=opened.bytes,
+            came_from=brought.came_from,
+            memory_used=self._memory_used(),
+        )
+
+    def prefetch(self, model: ModelSource) -> LoadResponse:
+        """Bring the model into RAM. May be called on another thread while a batch is drawn.
+
+        Raises BadModel.
+        """
+        brought = self._models.prefetch(model, self._dtype)
+        if brought is None:  # its files are at hand now, and that is all that could be done
+            return LoadResponse(came_from=TIER_DISK, memory_used=self._memory_used())
+        return LoadResponse(
+            seconds=brought.seconds,
+            memory=brought.warm.opened.bytes,
+            came_from=brought.came_from,
+            memory_used=self._memory_used(),
+        )
+
+    def unload(self, sha256s: Iterable[str], to: Tier.ValueType) -> UnloadResponse:
+        """Put models out: to TIER_RAM they stay warm there, else they are gone."""
+        wanted = set(sha256s)
+        if self._loaded is not None and self._loaded[1] in wanted:
+            self._evict()
+        self._models.put_out(wanted, to)
+        return UnloadResponse(memory_used=self._memory_used())
 
     def generate(self, batch: Batch, on_event: OnEvent, should_stop: ShouldStop) -> None:
         """Draw the batch; each picture, stage and finished step goes to `on_event`.
@@ -190,9 +220,15 @@ class DiffusersEngine:
             raise
 
     def _evict(self) -> None:
+        """Draw with none of the models: the one in hand may be moved or forgotten."""
         self._pipe = self._loaded = None
-        gc.collect()  # a pipeline and its parts refer to one another
-        self._release_cache()
+
+    def _memory_used(self) -> int:
+        """Bytes of the device that this process holds."""
+        if self._device.type == "cuda":
+            return int(torch.cuda.memory_reserved(self._device))
+        memory = psutil.Process().memory_info()
+        return int(memory.rss - getattr(memory, "shared", 0))
 
     def _release_cache(self) -> None:
         if self._device.type == "cuda":

@@ -4,40 +4,104 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
+import transformers
 
 from foxden_agent.engine.errors import BadModel
+from foxden_agent.engine.fast_loading import FileChanged, MappedNetwork, Unreadable, map_network
 
 # A component library that isn't one of these is a Python file in the model's folder.
 _LIBRARIES = frozenset({"diffusers", "transformers", "stable_diffusion", None})
 
 
-def load_pipeline(name: str, path: Path, device: torch.device) -> Any:
-    """The model's pipeline on `device`, float32 on a CPU and float16 elsewhere.
+@dataclass
+class Opened:
+    """A pipeline that lies in RAM: over its files where that is possible."""
+
+    pipe: Any
+    networks: dict[str, MappedNetwork]  # by part; those that are not here were read by diffusers
+
+    @property
+    def bytes(self) -> int:
+        """Of its weights, as they lie now."""
+        return sum(t.numel() * t.element_size() for t in self._tensors())
+
+    def bytes_in(self, dtype: torch.dtype) -> int:
+        """What its weights take in this precision."""
+        return sum(t.numel() for t in self._tensors()) * dtype.itemsize
+
+    def check(self) -> None:
+        """Raises FileChanged."""
+        for network in self.networks.values():
+            network.files.check()
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Bring everything onto the device. Raises FileChanged and torch's errors; after those it
+        lies in RAM as before."""
+        try:
+            for part, module in self._modules():
+                if part in self.networks:
+                    self.networks[part].to(device, dtype)
+                else:
+                    module.to(device)
+        except BaseException:
+            self.release()
+            raise
+
+    def release(self) -> None:
+        """Take it off the device; it stays in RAM."""
+        for part, module in self._modules():
+            if part in self.networks:
+                self.networks[part].release()
+            else:
+                module.to("cpu")
+
+    def _tensors(self) -> Iterator[torch.Tensor]:
+        for _, module in self._modules():
+            yield from module.parameters()
+            yield from module.buffers()
+
+    def _modules(self) -> list[tuple[str, torch.nn.Module]]:
+        parts = self.pipe.components.items()
+        return [(name, part) for name, part in parts if isinstance(part, torch.nn.Module)]
+
+
+def open_pipeline(
+    name: str, path: Path, dtype: torch.dtype, *, mapped_alone: bool = False
+) -> Opened | None:
+    """The model's pipeline in RAM.
 
     `path` is a diffusers folder, or a .safetensors file with its configuration (a diffusers folder
-    without weights) beside it as NAME.config. Raises BadModel, naming the model and what is wrong;
-    torch.OutOfMemoryError passes through.
+    without weights) beside it as NAME.config. What cannot be laid over its files diffusers reads,
+    in `dtype`; with `mapped_alone` the answer is None then: its loaders change torch.nn for the
+    whole process, which no thread may do beside one that draws. Raises BadModel, naming the model
+    and what is wrong; torch.OutOfMemoryError passes through.
     """
     single = path.suffix == ".safetensors"
     folder = path.with_suffix(".config") if single else path
     pipeline_class = _pipeline_class(name, folder)
-    dtype = torch.float32 if device.type == "cpu" else torch.float16
     options: dict[str, Any] = {"dtype": dtype, "local_files_only": True}
     for option, value in (("safety_checker", None), ("requires_safety_checker", False)):
         if option in inspect.signature(pipeline_class.__init__).parameters:
             options[option] = value
     try:
+        networks = {} if single else _networks(folder, options)
+        if mapped_alone and (single or networks.keys() != _parts(folder, options).keys()):
+            return None
         if single:
             pipe = pipeline_class.from_single_file(str(path), config=str(folder), **options)
         else:
-            pipe = pipeline_class.from_pretrained(str(path), use_safetensors=True, **options)
+            parts = {part: network.module for part, network in networks.items()}
+            pipe = pipeline_class.from_pretrained(
+                str(path), use_safetensors=True, **options, **parts
+            )
         pipe.set_progress_bar_config(disable=True)
-        pipe.to(device)
     except torch.OutOfMemoryError:
         raise
     # Broken files surface as almost anything: OSError, ValueError, KeyError, RuntimeError,
@@ -47,14 +111,30 @@ def load_pipeline(name: str, path: Path, device: torch.device) -> Any:
     _check_call(name, pipe)
     if getattr(pipe, "vae", None) is not None and hasattr(pipe.vae, "enable_slicing"):
         pipe.vae.enable_slicing()  # pictures are decoded one by one: a batch peaks like one
-    return pipe
+    return Opened(pipe, networks)
 
 
-def weights_bytes(pipe: Any) -> int:
-    """Bytes of all parameters and buffers of the pipeline's parts."""
-    modules = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
-    tensors = [t for m in modules for t in (*m.parameters(), *m.buffers())]
-    return sum(t.numel() * t.element_size() for t in tensors)
+def _networks(folder: Path, options: dict[str, Any]) -> dict[str, MappedNetwork]:
+    found = {}
+    for part, kind in _parts(folder, options).items():
+        network = map_network(kind, folder / part)
+        if network is not None:
+            found[part] = network
+    return found
+
+
+def _parts(folder: Path, options: dict[str, Any]) -> dict[str, Any]:
+    """The classes of the networks among a pipeline's parts, by name."""
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    libraries = {"diffusers": diffusers, "transformers": transformers}
+    found = {}
+    for part, value in index.items():
+        if part in options or not isinstance(value, list) or len(value) != 2:
+            continue
+        kind = getattr(libraries.get(value[0]), value[1] or "", None)
+        if inspect.isclass(kind) and issubclass(kind, torch.nn.Module):
+            found[part] = kind
+    return found
 
 
 def _pipeline_class(name: str, folder: Path) -> Any:
@@ -81,5 +161,7 @@ def _check_call(name: str, pipe: Any) -> None:
 
 
 def _first_line(error: Exception) -> str:
+    if isinstance(error, FileChanged | Unreadable):  # whole sentences of ours
+        return str(error)
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import logging
+import os
 import queue
+import sys
 import threading
 import traceback
 import warnings
@@ -28,7 +31,10 @@ from foxden_proto.v1.engine_pb2 import (
     LoadResponse,
     StopRequest,
     StopResponse,
+    UnloadRequest,
+    UnloadResponse,
 )
+from foxden_proto.v1.pool_pb2 import TIER_RAM
 
 if TYPE_CHECKING:
     from foxden_agent.engine.diffusers_engine import DiffusersEngine
@@ -94,7 +100,8 @@ class _Running:
 
 
 class EngineService(engine_pb2_grpc.EngineServicer):
-    """The calls of engine.proto. One batch or load at a time; a second is refused as Busy."""
+    """The calls of engine.proto. One batch or load at a time; a second is refused as Busy. A model
+    comes into RAM beside them."""
 
     def __init__(self, device: str) -> None:
         # OpenMP keeps a team of threads for each thread that calls it, and CUDA a current device:
@@ -106,6 +113,8 @@ class EngineService(engine_pb2_grpc.EngineServicer):
         # While the agent finds its broker, the classes of the most common family are imported:
         # two seconds that the first picture does not have to wait for.
         self._torch.submit(_import_pipeline)
+        # Models that may be needed next come into RAM here, whatever the torch thread does.
+        self._beside = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
         self._busy = threading.Lock()
         self._running: _Running | None = None
 
@@ -121,7 +130,26 @@ class EngineService(engine_pb2_grpc.EngineServicer):
         self, request: LoadRequest, context: grpc.ServicerContext
     ) -> LoadResponse:
         try:
-            return self._exclusively(lambda engine: engine.load(request.model)).result()
+            if request.tier == TIER_RAM:  # beside what is drawn
+                return self._beside.submit(self._prefetch, request).result()
+            return self._exclusively(
+                lambda engine: engine.load(request.model, request.placement)
+            ).result()
+        except Exception as error:  # noqa: BLE001
+            _abort(context, error)
+
+    def _prefetch(self, request: LoadRequest) -> LoadResponse:
+        engine, _ = self._engine.result()
+        _step_back()
+        return engine.prefetch(request.model)
+
+    def Unload(  # noqa: N802
+        self, request: UnloadRequest, context: grpc.ServicerContext
+    ) -> UnloadResponse:
+        try:
+            return self._exclusively(
+                lambda engine: engine.unload(request.sha256s, request.to)
+            ).result()
         except Exception as error:  # noqa: BLE001
             _abort(context, error)
 
@@ -177,6 +205,13 @@ class EngineService(engine_pb2_grpc.EngineServicer):
                 afterwards()
 
         return self._torch.submit(run)
+
+
+def _step_back() -> None:
+    """Let everybody else have the processor first, this process's other threads included."""
+    if sys.platform == "linux":  # elsewhere it would be said of the whole process
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 
 def _import_pipeline() -> None:
