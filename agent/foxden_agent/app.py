@@ -15,7 +15,7 @@ from importlib.metadata import version
 
 import psutil
 
-from foxden_agent import identity, models
+from foxden_agent import identity, idle_engine, models
 from foxden_agent.card_engine import CardEngine
 from foxden_agent.link_driver import LinkDriver
 from foxden_agent.models import LocalModel
@@ -113,6 +113,10 @@ async def agent(settings: AgentSettings) -> AsyncIterator[Running]:
             ("link", driver.run()),
             ("link clock", driver.keep_time()),
             *((f"worker {card_id}", worker.run()) for card_id, worker in workers.items()),
+            *(
+                (f"idle {one.card_id}", idle_engine.run(engine, one.is_busy, settings.idle_unload))
+                for one, engine in zip(workers.values(), engines, strict=True)
+            ),
         ]
         async with watched(loops) as failed:
             try:
@@ -174,9 +178,9 @@ def _readings(
 ) -> tuple[list[pool_pb2.CardReadings], list[pb.CardMode]]:
     readings = []
     for card in cards:
-        loaded = workers[card.card_id].loaded
+        cache = workers[card.card_id].cache
         reading = pool_pb2.CardReadings(
-            card_id=card.card_id, loaded_models=[loaded] if loaded else []
+            card_id=card.card_id, loaded_models=cache.in_vram, models_in_ram=cache.in_ram
         )
         if card.device == "cpu":
             reading.memory_used = psutil.virtual_memory().used
@@ -233,6 +237,9 @@ def _handle(
             for key in event.leases:
                 for worker in workers.values():
                     worker.drop(key)
+        case pb.Prefetch():
+            if event.card_id in workers:
+                workers[event.card_id].prefetch(event.model_sha256)
         case pb.Drain():
             log.info("the broker gives no more work: %s", event.reason)
         case _:

@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable
 
 from foxden_agent.backoff import delays
-from foxden_agent.engine_client import EngineFailed, EngineProcess, EngineRefused
+from foxden_agent.engine_client import EngineDied, EngineFailed, EngineProcess, EngineRefused
 from foxden_agent.engine_health import EngineHealth
-from foxden_agent.models import DEMO_MODEL
+from foxden_agent.model_loader import ModelLoader
+from foxden_agent.models import DEMO_MODEL, LocalModel
 from foxden_proto.timers import Timers
 from foxden_proto.v1.engine_pb2 import Batch, BatchItem, EngineDescription, ModelSource
 from foxden_proto.v1.generation_pb2 import ImageRequest
@@ -29,12 +30,16 @@ class CardEngine:
         self.description = EngineDescription()
         self.broken = ""  # why nothing can be drawn here now; empty while something can
         self.on_change: Callable[[], None] = lambda: None  # called when `broken` changes
+        self.models = ModelLoader(device, timers)
+        self.used_at = time.monotonic()  # when work came or ended last
         self._timers = timers
         self._process: EngineProcess | None = None
+        self._ending: EngineProcess | None = None  # nobody's any more, but perhaps still there
         self._forget()
 
     async def ready(self) -> EngineProcess:
         """A living engine that has described itself. Raises EngineFailed."""
+        self.used_at = time.monotonic()
         if self._process is not None and self._process.alive:
             return self._process
         await self.kill()
@@ -57,7 +62,18 @@ class CardEngine:
 
     def drew(self) -> None:
         """A batch ended as it should."""
+        self.used_at = time.monotonic()
         self._health.drew()
+
+    @property
+    def running(self) -> bool:
+        """Whether there is a process, and memory that it holds."""
+        return self._process is not None and self._process.alive
+
+    def prefetch(self, local: LocalModel) -> None:
+        """This model comes next: bring it into RAM beside what is drawn, if that does no harm."""
+        if self._process is not None and self._process.alive:
+            self.models.prefetch(self._process, local)
 
     async def mend(self, error: EngineFailed) -> bool:
         """Do what a failed call asks for: nothing, or another engine, after a pause.
@@ -73,9 +89,7 @@ class CardEngine:
                 return False
         log.error("the engine of %s is replaced: %s", self.device, error)
         await self.kill()
-        if self._health.replaced(
-            time.monotonic(), counts=refused is None or not refused.out_of_memory
-        ):
+        if self._health.replaced(time.monotonic(), counts=_may_be_the_card(error)):
             await self._until_it_works()
         else:
             await asyncio.sleep(next(self._pauses))
@@ -119,12 +133,33 @@ class CardEngine:
         self._health = EngineHealth(self._timers.engine_retry_most)
         self._pauses = delays(0.5, _LONGEST_PAUSE, random.Random())
 
+    async def end(self) -> None:
+        """Give the memory back because nobody uses it; `ready` starts another process.
+
+        What is not there any more is not handed out while it dies: work may come this moment.
+        """
+        self._ending, self._process = self._process, None
+        self.models.engine_gone()
+        if self._ending is not None:
+            await self._ending.kill()
+            self._ending = None
+
     async def kill(self) -> None:
         """Give the card's memory back at once."""
+        self.models.engine_gone()
+        if (ending := self._ending) is not None:
+            await ending.kill()
         if (process := self._process) is not None:
             await process.kill()
             if self._process is process:  # kept until then: cancelled meanwhile, one kills again
                 self._process = None
+
+
+def _may_be_the_card(error: EngineFailed) -> bool:
+    """Whether a lost engine speaks against its card: the request or a file may explain it."""
+    if isinstance(error, EngineRefused):
+        return not error.out_of_memory
+    return not (isinstance(error, EngineDied) and error.file_changed)
 
 
 def test_picture() -> Batch:

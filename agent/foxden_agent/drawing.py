@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from foxden_agent.engine_client import EngineFailed, EngineProcess, EngineRefused
+from foxden_agent.model_loader import ModelLoader, source
 from foxden_agent.models import LocalModel
 from foxden_proto.link import LeaseKey
 from foxden_proto.v1 import link_pb2 as pb
-from foxden_proto.v1.engine_pb2 import Batch, BatchItem, EnginePicture, EngineStep, ModelSource
+from foxden_proto.v1.engine_pb2 import Batch, BatchItem, EnginePicture, EngineStep
 from foxden_proto.v1.generation_pb2 import ImageRequest
 
 # A batch tells its progress in one word per image, and a card's words together are no more than
@@ -69,16 +70,19 @@ class Drawing:
         about_the_model = isinstance(error, EngineRefused) and error.about_the_model
         return len(self.images) > 1 and not about_the_model and self._stage != "loading"
 
-    async def run(self, engine: EngineProcess, listener: Listener) -> None:
+    async def run(self, engine: EngineProcess, models: ModelLoader, listener: Listener) -> None:
         """Returns when the engine has ended the batch. Raises EngineFailed."""
-        source = ModelSource(
-            name=self._model.model.name,
-            sha256=self._model.model.sha256,
-            path=str(self._model.path),
-            family=self._model.model.family,
-        )
+        try:
+            self._stage = "loading"
+            await models.ready(engine, self._model)
+            self._stage = ""
+            await self._draw(engine, models, listener)
+        except EngineFailed as error:
+            raise models.explained(error, self._model) from error
+
+    async def _draw(self, engine: EngineProcess, models: ModelLoader, listener: Listener) -> None:
         items = [BatchItem(item_id=image.item_id, request=image.request) for image in self.images]
-        async for event in engine.generate(Batch(model=source, items=items)):
+        async for event in engine.generate(Batch(model=source(self._model), items=items)):
             match event.WhichOneof("event"):
                 case "stage":
                     self._stage = event.stage.stage
@@ -88,6 +92,8 @@ class Drawing:
                     if image := self._inside.pop(event.picture.item_id, None):
                         image.png = event.picture
                         listener.picture(image)
+                case "measured" if event.measured.load_seconds > 0:
+                    models.loaded_by_itself(self._model, event.measured)
                 case "stopped":
                     # Read on to the end: until then the engine refuses the next batch.
                     if image := self._inside.pop(event.stopped.item_id, None):

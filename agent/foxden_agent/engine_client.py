@@ -31,8 +31,11 @@ from foxden_proto.v1.engine_pb2 import (
     LoadResponse,
     ModelSource,
     StopRequest,
+    UnloadRequest,
+    UnloadResponse,
 )
 from foxden_proto.v1.engine_pb2_grpc import EngineStub
+from foxden_proto.v1.pool_pb2 import TIER_DISK, TIER_VRAM, Tier
 
 if TYPE_CHECKING:
     from foxden_proto.v1.engine_pb2_grpc import EngineAsyncStub
@@ -67,11 +70,23 @@ class EngineDied(EngineFailed):
 
     def __init__(self, exit_code: int, last_line: str) -> None:
         self.exit_code, self.last_line = exit_code, last_line
+        if self.file_changed:
+            super().__init__(
+                "the engine ended because a model's file was cut short or became unreadable while "
+                "it was being used: put the whole file back, then start the agent again"
+            )
+            return
         how = f"exit code {exit_code}"
         if exit_code < 0:
             with contextlib.suppress(ValueError):
                 how = signal.Signals(-exit_code).name
         super().__init__(f"the engine died ({how})" + (f": {last_line}" if last_line else ""))
+
+    @property
+    def file_changed(self) -> bool:
+        """True where mapped bytes were no longer in their file, or their disk could not give them;
+        that is no fault of the card."""
+        return hasattr(signal, "SIGBUS") and self.exit_code == -signal.SIGBUS
 
 
 class EngineSilent(EngineFailed):
@@ -189,12 +204,28 @@ class EngineProcess:
             "importing torch",
         )
 
-    async def load(self, model: ModelSource) -> LoadResponse:
-        """Bring a model into memory, putting another out. EngineRefused names the model."""
+    async def load(
+        self, model: ModelSource, tier: Tier.ValueType = TIER_VRAM, *, size: int = 0
+    ) -> LoadResponse:
+        """Bring a model onto the card, or into RAM alone, which it does beside a batch.
+
+        `size` is its bytes on disk: a big one is waited for longer. EngineRefused names the model.
+        """
         return await self._patiently(
-            self._calls.Load(LoadRequest(model=model), metadata=self._metadata),
-            self._timers.load_budget,
+            self._calls.Load(LoadRequest(model=model, tier=tier), metadata=self._metadata),
+            self._timers.load_deadline(size),
             "loading",
+        )
+
+    async def unload(
+        self, sha256s: Iterable[str], to: Tier.ValueType = TIER_DISK
+    ) -> UnloadResponse:
+        """Put models off the card; with TIER_RAM they stay warm there. Refused while it draws."""
+        request = UnloadRequest(sha256s=list(sha256s), to=to)
+        return await self._patiently(
+            self._calls.Unload(request, metadata=self._metadata),
+            self._timers.engine_silent,
+            "unloading",
         )
 
     async def stop(self, item_ids: Iterable[str]) -> None:

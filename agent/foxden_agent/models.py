@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from foxden_agent.model_facts import FACTS_FILE, Facts, Unusable, read_facts, read_index
+from foxden_agent.model_files import FileStamp
 from foxden_agent.model_hashes import HashCache
 from foxden_proto import limits
 from foxden_proto.v1.pool_pb2 import Model
@@ -32,6 +33,7 @@ class LocalModel:
 
     model: Model
     path: Path  # a diffusers folder or a .safetensors file
+    files: tuple[FileStamp, ...] = ()  # what decides the picture, as it was when it was hashed
 
 
 def scan(models_dir: Path, cache_file: Path) -> list[LocalModel]:
@@ -90,6 +92,7 @@ def _look_at(path: Path, root: Path, hashes: HashCache) -> LocalModel | None:
         _require_safetensors(path, files)
         facts = read_facts(path / FACTS_FILE, read_index(path), path)
         identity = [f for f in files if f.suffix in _IDENTITY and f.name != FACTS_FILE]
+        stamps = tuple(FileStamp.of(f) for f in identity)
         sha256 = hashes.of_folder(path, identity)
     elif path.suffix == ".safetensors" and path.is_file():
         config = path.with_suffix(".config")
@@ -100,12 +103,13 @@ def _look_at(path: Path, root: Path, hashes: HashCache) -> LocalModel | None:
             )
         files = [path, *_files(config, root)]
         facts = read_facts(path.with_name(f"{path.stem}.{FACTS_FILE}"), read_index(config), config)
+        stamps = tuple(FileStamp.of(f) for f in files)
         # The file's own hash, so that it is the one the field's sites and tools know.
         sha256 = hashes.of_file(path)
     else:
         return None
     size = sum(f.stat().st_size for f in files)
-    return LocalModel(_model(path, facts, sha256, size), path)
+    return LocalModel(_model(path, facts, sha256, size), path, stamps)
 
 
 def _model(path: Path, facts: Facts, sha256: str, size: int) -> Model:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from foxden_agent.card_engine import CardEngine
 from foxden_agent.drawing import Drawing, HeldImage, Listener
 from foxden_agent.engine_client import EngineFailed, EngineProcess, EngineRefused
+from foxden_agent.model_cache import ModelCache
 from foxden_agent.models import LocalModel
 from foxden_agent.pictures import PictureRefused, PictureSender
 from foxden_agent.together import after_out_of_memory
@@ -17,6 +18,7 @@ from foxden_proto.link import AgentLink, LeaseKey
 from foxden_proto.v1 import generation_pb2
 from foxden_proto.v1 import link_pb2 as pb
 from foxden_proto.v1.engine_pb2 import EngineStep
+from foxden_proto.v1.pool_pb2 import Tier
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +63,8 @@ class CardWorker:
             stopped=lambda image: self._end(image, pb.TaskStopped()),
             stop=self._stop_engine_at_next_step,
         )
-        self.loaded = ""  # sha256 of the model in the card's memory
         engine.on_change = self._engine_changed
+        engine.models.on_loaded = self._tell_loaded
 
     @property
     def broken(self) -> str:
@@ -90,6 +92,22 @@ class CardWorker:
             return
         for batch in batches(taken, lambda image: image.request, self.together):
             self._waiting.put_nowait(batch)
+            if self._drawing is not None:
+                self.prefetch(batch[0].request.model_sha256)
+
+    def prefetch(self, sha256: str) -> None:
+        """This model comes next: bring it into RAM meanwhile, if it is one of ours."""
+        if (local := self._models.get(sha256)) is not None:
+            self._engine.prefetch(local)
+
+    def is_busy(self) -> bool:
+        """Whether it has anything to draw, or to hand over."""
+        return bool(self._images)
+
+    @property
+    def cache(self) -> ModelCache:
+        """Which models are in memory."""
+        return self._engine.models.cache
 
     def stop(self, key: LeaseKey) -> None:
         """The client cancelled it: what waits ends now, what is drawn at its next step."""
@@ -141,14 +159,13 @@ class CardWorker:
             self._link.started(image.key)
         self._flush()
         try:
-            await drawing.run(engine, self._listener)
+            await drawing.run(engine, self._engine.models, self._listener)
         except EngineFailed as error:
             self._drawing = None
             apart = drawing.falls_apart(error)
             # The images first: they can be elsewhere while a new engine starts here.
             self._settle_failure(images, error, apart=apart)
-            if await self._engine.mend(error):
-                self.loaded = ""
+            await self._engine.mend(error)
             return not apart
         finally:
             self._drawing = None
@@ -164,7 +181,6 @@ class CardWorker:
             try:
                 return await self._engine.ready()
             except EngineFailed as error:
-                self.loaded = ""
                 await self._engine.mend(error)
         return None
 
@@ -205,8 +221,11 @@ class CardWorker:
 
     def _tell_progress(self, images: Iterable[HeldImage], step: EngineStep) -> None:
         for image in images:
-            self.loaded = image.request.model_sha256
             self._link.progress(image.key, step.step, step.steps)
+        self._flush()
+
+    def _tell_loaded(self, sha256: str, seconds: float, came_from: Tier.ValueType) -> None:
+        self._link.model_loaded(self.card_id, sha256, seconds, came_from)
         self._flush()
 
     def _in_engine(self, image: HeldImage) -> bool:

@@ -99,14 +99,15 @@ class Account:
     def deadline(self, card_id: str) -> float:
         """The monotonic moment at which a lease given to this card now is taken away: 3 x the
         estimate of all it holds then, with time to load the model."""
-        seconds = 0.0
+        seconds, load = 0.0, self.timers.load_budget
         state = self.pool.scheduler
         card = state.table.cards.get(card_id)
         if card is not None:  # its agent may have said meanwhile that it is gone
             for batch in card.held:
                 known = state.estimates.measured(card.facts, batch.kind)
                 seconds += batch.run if known else self.timers.unknown_run
-        return time.monotonic() + 3 * seconds + self.timers.load_budget
+                load = max(load, self.timers.load_deadline(batch.kind.model_bytes))
+        return time.monotonic() + 3 * seconds + load
 
     def refresh(self, session: Session) -> bool:
         """Whether this agent is given work now; the scheduler hears of it where that is new."""

@@ -55,6 +55,8 @@ async def handle(account: Account, session: Session, event: link.Event) -> None:
             await _released(account, session, event)
         case pb.TaskStopped():
             await _stopped(account, session, event)
+        case pb.ModelLoaded():
+            _model_loaded(account, session, event)
         case pb.Goodbye():
             why = _text(event.reason, _REASON_CHARACTERS) or "the agent said goodbye"
             await _gone(account, session, why)
@@ -176,13 +178,33 @@ def _with_card(account: Account, session: Session, card_id: str, **values: objec
     card = account.pool.cards.get(card_id)
     if card is None or card.agent_id != session.agent_id:
         return
-    before = (card.mode, card.reasons, tuple(card.readings.loaded_models))
+    before = _standing(card)
     for name, value in values.items():
         setattr(card, name, value)
     card.last_seen_ms = now_ms()
-    if before != (card.mode, card.reasons, tuple(card.readings.loaded_models)):
+    if before != _standing(card):
         account.pool.card_changed(card_id)
         account.cards_changed()
+
+
+def _standing(card: PoolCard) -> tuple[object, ...]:
+    """What of a card the scheduler and those who watch have to hear at once."""
+    readings = card.readings
+    in_memory = tuple(readings.loaded_models), tuple(readings.models_in_ram)
+    return card.mode, card.reasons, in_memory
+
+
+def _model_loaded(account: Account, session: Session, told: pb.ModelLoaded) -> None:
+    card = account.pool.cards.get(told.card_id)
+    if card is None or card.agent_id != session.agent_id:
+        return
+    # Only of models that it offers: made-up ones would fill the table of estimates.
+    if told.tier == pool_pb2.TIER_VRAM or told.model_sha256 not in {
+        model.sha256 for model in card.info.models
+    }:
+        return
+    from_ram = told.tier == pool_pb2.TIER_RAM
+    account.pool.model_loaded(told.card_id, told.model_sha256, told.seconds, from_ram=from_ram)
 
 
 def _holds(account: Account, session: Session, lease: Lease) -> Held | None:

@@ -14,6 +14,7 @@ from foxden_broker.account import Account, now_ms
 from foxden_broker.pool import Held
 from foxden_broker.scheduler.facts import Action, Expire, Give, Image
 from foxden_broker.scheduler.planning import plan
+from foxden_broker.scheduler.prefetch import next_model
 from foxden_broker.store.base import Assign, Change, StoreError
 from foxden_broker.uploads import upload_path
 from foxden_proto.batches import batches
@@ -162,6 +163,8 @@ async def _send(account: Account, give: Give, leases: Sequence[LeaseKey]) -> Non
     for one in held:
         if pool.jobs[one.lease.job_id].cancelled:
             session.link.stop(one.lease)  # the cancel came while the lease was being written
+    if (model := next_model(pool.scheduler, give.card_id, time.monotonic())) is not None:
+        session.link.prefetch(give.card_id, model)
     session.flush()
 
 

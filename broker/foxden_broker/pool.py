@@ -155,6 +155,7 @@ class Pool:
             now,
             accepting=self._takes_work(card),
             loaded=card.readings.loaded_models,
+            in_ram=card.readings.models_in_ram,
         )
         if not card.online:
             self.scheduler.card_gone(card_id, now)
@@ -167,8 +168,16 @@ class Pool:
         if not card.online:
             self.scheduler.card_gone(card_id, now)
             return
-        self.scheduler.card_loaded(card_id, card.readings.loaded_models, now)
+        readings = card.readings
+        self.scheduler.card_loaded(
+            card_id, readings.loaded_models, now, in_ram=readings.models_in_ram
+        )
         self.scheduler.card_accepts(card_id, self._takes_work(card), now)
+
+    def model_loaded(self, card_id: str, sha256: str, seconds: float, *, from_ram: bool) -> None:
+        """A card has measured how long a model took into its memory."""
+        now = time.monotonic()
+        self.scheduler.model_loaded(card_id, sha256, seconds, now, from_ram=from_ram)
 
     def forget_card(self, card_id: str) -> None:
         """It will not come back. What it holds has to have ended."""

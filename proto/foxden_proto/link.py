@@ -315,6 +315,16 @@ class AgentLink(_Link):
                 )
             )
 
+    def model_loaded(
+        self, card_id: str, model_sha256: str, seconds: float, tier: pool_pb2.Tier.ValueType
+    ) -> None:
+        """A model came into the card's memory; `tier` is where it was before."""
+        self._put(
+            model_loaded=pb.ModelLoaded(
+                card_id=card_id, model_sha256=model_sha256, seconds=seconds, tier=tier
+            )
+        )
+
     def outcome(
         self,
         key: LeaseKey,
@@ -429,6 +439,10 @@ class BrokerLink(_Link):
         for task in assignment.tasks:
             self._unacknowledged[LeaseKey.of(task.lease)] = now + self.timers.acknowledge
         self._put(assignment=assignment)
+
+    def prefetch(self, card_id: str, model_sha256: str) -> None:
+        """A hint: this model comes next on this card."""
+        self._put(prefetch=pb.Prefetch(card_id=card_id, model_sha256=model_sha256))
 
     def stop(self, key: LeaseKey) -> None:
         self._put(stop_task=pb.StopTask(lease=key.message()))

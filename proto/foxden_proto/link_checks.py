@@ -14,6 +14,10 @@ from foxden_proto.v1 import pool_pb2
 
 _ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _MODEL_NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
+_LONGEST_LOAD = 24 * 3600.0  # seconds
+_TIERS = frozenset(
+    {pool_pb2.TIER_VRAM, pool_pb2.TIER_RAM, pool_pb2.TIER_DISK, pool_pb2.TIER_NETWORK}
+)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -53,6 +57,8 @@ def check_payload(payload: Message) -> None:
             check_progress(payload)
         case pb.Heartbeat():
             check_heartbeat(payload)
+        case pb.ModelLoaded():
+            check_model_loaded(payload)
         case pb.Acknowledged() | pb.Refused():
             if len(payload.leases) > limits.HELD_LEASES:
                 raise LinkError(f"{len(payload.leases)} leases in one frame")
@@ -95,6 +101,19 @@ def check_heartbeat(heartbeat: pb.Heartbeat) -> None:
     most = limits.CARDS_PER_AGENT
     if len(heartbeat.cards) > most or len(heartbeat.modes) > most:
         raise LinkError(f"a heartbeat of more than {most} cards")
+    for card in heartbeat.cards:
+        if len(card.loaded_models) + len(card.models_in_ram) > limits.MODELS_PER_AGENT:
+            raise LinkError(f"more than {limits.MODELS_PER_AGENT} models in one card's memory")
+
+
+def check_model_loaded(told: pb.ModelLoaded) -> None:
+    """Refuse times that no load can take: plans are made by them. Raises LinkError."""
+    if not 0 <= told.seconds <= _LONGEST_LOAD:  # NaN is not, either
+        raise LinkError(f"a model was loaded in {told.seconds} s")
+    if told.tier not in _TIERS:
+        raise LinkError(f"a model was loaded from tier {told.tier}, which is none")
+    if not _SHA256.fullmatch(told.model_sha256):
+        raise LinkError("a model was loaded that has no sha256")
 
 
 def check_progress(progress: pb.TaskProgress) -> None:

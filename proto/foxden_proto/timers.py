@@ -22,6 +22,9 @@ class Timers:
     engine_retry_first: float = 5.0  # until a broken card's engine is tried again; the pause grows
     engine_retry_most: float = 300.0  # up to this many
     load_budget: float = 300.0  # part of a lease's hard deadline, for loading a model
+    load_per_gib: float = 20.0  # more for each GiB of it (LocalAI; fixed ones killed big loads)
+    load_most: float = 3600.0  # for loading a model, however big
+    memory_back: float = 5.0  # after an unload until the driver has to show the memory as free
     transfer_stalled: float = 20.0  # without a byte of a picture or upload: it is broken off
     transfer: float = 600.0  # for a whole picture or upload, however slowly it comes
     sweep: float = 60.0  # between rounds of the sweeper
@@ -32,6 +35,10 @@ class Timers:
     scheduling_renewal: float = 5.0  # between renewals; also how often the brokers are counted
     store_poll: float = 2.0  # between looks at what other brokers have written to the store
     unknown_run: float = 600.0  # a run's estimate while nothing was measured; deadline is 3 x this
+
+    def load_deadline(self, size: int) -> float:
+        """Seconds that loading a model of `size` bytes may take."""
+        return min(self.load_most, self.load_budget + self.load_per_gib * max(0, size) / 1024**3)
 
     def scaled(self, factor: float) -> Timers:
         return replace(self, **{f.name: getattr(self, f.name) * factor for f in fields(self)})

@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -29,6 +30,7 @@ import grpc
 
 from foxden_proto.v1 import engine_pb2 as pb
 from foxden_proto.v1.engine_pb2_grpc import EngineServicer, add_EngineServicer_to_server
+from foxden_proto.v1.pool_pb2 import TIER_DISK, TIER_RAM
 
 STEP_SECONDS = 0.02
 
@@ -47,6 +49,13 @@ def install(folder: Path) -> Path:
     return program
 
 
+def loads(folder: Path) -> list[tuple[int, str, int]]:
+    """The process id, the model's sha256 and the tier of each load that was asked for."""
+    if not (folder / "loads").exists():
+        return []
+    return [tuple(json.loads(line)) for line in (folder / "loads").read_text().splitlines()]
+
+
 def calls(folder: Path) -> list[tuple[int, list[str]]]:
     """The process id and the prompts of each batch that an engine of this folder was given."""
     lines = (folder / "calls").read_text().splitlines()
@@ -57,12 +66,28 @@ class FakeEngine(EngineServicer):
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._stopped: set[str] = set()
+        self._in_ram: set[str] = set()
 
     def Describe(
         self, request: pb.DescribeRequest, context: grpc.ServicerContext
     ) -> pb.EngineDescription:
         device = pb.Device(device="cpu", name="a fake", memory_total=1, memory_free=1)
         return pb.EngineDescription(device=device, versions="fake 1")
+
+    def Load(self, request: pb.LoadRequest, context: grpc.ServicerContext) -> pb.LoadResponse:
+        with (self._folder / "loads").open("a") as file:
+            file.write(json.dumps([os.getpid(), request.model.sha256, int(request.tier)]) + "\n")
+        if request.model.name == "changed while used":
+            os.kill(os.getpid(), signal.SIGBUS)
+        if request.model.name == "too big":
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "out of memory")
+        came_from = TIER_RAM if request.model.sha256 in self._in_ram else TIER_DISK
+        if request.tier == TIER_RAM:
+            self._in_ram.add(request.model.sha256)
+        return pb.LoadResponse(seconds=0.5, memory=1000, came_from=came_from)
+
+    def Unload(self, request: pb.UnloadRequest, context: grpc.ServicerContext) -> pb.UnloadResponse:
+        return pb.UnloadResponse()
 
     def Stop(self, request: pb.StopRequest, context: grpc.ServicerContext) -> pb.StopResponse:
         self._stopped.update(request.item_ids)

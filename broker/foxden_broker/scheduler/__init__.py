@@ -25,7 +25,9 @@ When something happens, tell the state, then plan:
     its models or samplers changed                  card_changed(card_id, now), or card_here
     mode, link, cordon, drain: may it be given      card_accepts(card_id, bool, now)
         work?
-    a heartbeat says what is in its memory          card_loaded(card_id, sha256s, now)
+    a heartbeat says what is in its memory          card_loaded(card_id, sha256s, now, in_ram=)
+    it measured how long a model took to load       model_loaded(card_id, sha256, seconds, now,
+                                                    from_ram=)
     its agent is gone                               card_gone(card_id, now): images stay held
     it was removed for good                         card_forgotten(card_id, now)
     a card held it before a restart                 restored(job_id, index, card_id, now, started=)
@@ -59,6 +61,7 @@ none takes long; rounds may be put off for a few milliseconds to gather events.
                              question = backlog.ask(state, now); in a thread or process
                              allotments = backlog.solve(question); then
                              state.use_allotments(allotments, now). May be left out.
+    prefetch.next_model      a model that a card given work may bring into RAM meanwhile.
     outlook.Outlook(state)   queue position and ETA of a job, see there.
     state.estimates.seconds  what a lease is expected to take (for its deadline).
 """

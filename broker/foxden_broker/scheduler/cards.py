@@ -35,6 +35,7 @@ class Batch:
     begins: float  # when it was given, or when the one before it ended
     charges: dict[Image, tuple[str, int, float]] = field(default_factory=dict)
     started: float | None = None  # when the card said so
+    load_told: bool = False  # the card measured its loading itself
 
     @property
     def ends(self) -> float:
@@ -51,6 +52,8 @@ class Card:
     here: bool = True
     away_since: float = -math.inf  # when it was given work last, unless it is now
     loaded: frozenset[str] = frozenset()  # models in its memory
+    in_ram: frozenset[str] = frozenset()  # models that are warm in its machine's memory
+    hinted: str = ""  # the model that it was last told comes next
     held: list[Batch] = field(default_factory=list)  # the running one, the staged one
     switched: float = -math.inf  # when its newest model was asked for
 
@@ -208,10 +211,15 @@ class Table:
         result: Floats = np.maximum(self.end, now + self.grace) + self.extra
         return result
 
+    def load(self, card: Card, model: str, model_bytes: int) -> float:
+        """Seconds to bring the model into the card's memory from where it is now."""
+        in_ram = model in card.in_ram
+        return self.estimates.load(card.facts, model, model_bytes, in_ram=in_ram)
+
     def _set_up(self, card: Card, model: str) -> None:
         if (found := self._setups.get(model)) is not None:
             size, setups, loads = found
-            load = self.estimates.load(card.facts, model, size)
+            load = self.load(card, model, size)
             loads[card.row] = load
             setups[card.row] = 0.0 if model in card.warm else load
 

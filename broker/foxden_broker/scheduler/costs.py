@@ -153,7 +153,7 @@ class Costs:
         return model in card.warm
 
     def _load(self, card: Card, kind: Kind) -> float:
-        return self.state.estimates.load(card.facts, kind.model, kind.model_bytes)
+        return self.table.load(card, kind.model, kind.model_bytes)
 
     def _wanted_models(self) -> Bools:
         """By number of a model; the last is for cards that have none."""

@@ -31,6 +31,7 @@ _UNKNOWN_RATE = 0.5
 _LOAD_SPEED = 0.5e9  # bytes per second from a disk into VRAM, the transformation included
 _LOAD_CONSTANT = 2.0  # seconds
 _LOAD_BYTES = 4e9  # of a model whose size is unknown
+_RAM_SPEED, _RAM_CONSTANT = 4e9, 0.5  # the same where it is warm in the machine's memory
 
 
 @dataclass(slots=True)
@@ -83,8 +84,20 @@ class Estimates:
                 return known.value
         return 0.8 if card.most_together > 1 else 1.0
 
-    def load(self, card: CardFacts, model: str, model_bytes: int = 0) -> float:
-        """Setting the model up where it is not in the card's memory."""
+    def load(
+        self, card: CardFacts, model: str, model_bytes: int = 0, *, in_ram: bool = False
+    ) -> float:
+        """Setting the model up where it is not in the card's memory; `in_ram`: but in the
+        machine's, which is never slower."""
+        from_disk = self._from_disk(card, model, model_bytes)
+        if not in_ram:
+            return from_disk
+        for key in (("load ram", card.card_id, model), ("load ram", card.card_class, model)):
+            if (known := self._averages.get(key)) is not None:
+                return min(known.value, from_disk)
+        return min(from_disk, _RAM_CONSTANT + (model_bytes or _LOAD_BYTES) / _RAM_SPEED)
+
+    def _from_disk(self, card: CardFacts, model: str, model_bytes: int) -> float:
         for key in (("load", card.card_id, model), ("load", card.card_class, model)):
             if (known := self._averages.get(key)) is not None:
                 return known.value
@@ -119,10 +132,14 @@ class Estimates:
             self._take((who, name, kind.model), rate)
             self._take((who, name, kind.model, kind.size), rate)
 
-    def loaded(self, card: CardFacts, model: str, seconds: float) -> None:
+    def loaded(
+        self, card: CardFacts, model: str, seconds: float, *, from_ram: bool = False
+    ) -> None:
+        """A load took so long; senseless figures are ignored, as above."""
         if 0 <= seconds < 86400:
-            self._take(("load", card.card_id, model), seconds)
-            self._take(("load", card.card_class, model), seconds)
+            what = "load ram" if from_ram else "load"
+            self._take((what, card.card_id, model), seconds)
+            self._take((what, card.card_class, model), seconds)
 
     def prime(self, card_class: str, kind: Kind, seconds: float) -> None:
         """A figure known beforehand, e.g. of a benchmark at the first start."""

@@ -122,13 +122,14 @@ class State:
         *,
         accepting: bool = True,
         loaded: Iterable[str] = (),
+        in_ram: Iterable[str] = (),
     ) -> None:
         """A card came (back), or was described anew. What it holds stays."""
         if facts.card_id not in self.table.cards:
             self.table.add(facts).away_since = now
         card = self.table.add(facts)
         card.here = True
-        card.loaded = frozenset(loaded)
+        card.loaded, card.in_ram = frozenset(loaded), frozenset(in_ram)
         card.accepting = accepting
         self._holds(card, now)
 
@@ -145,11 +146,30 @@ class State:
             card.accepting = accepting
             self._holds(card, now)
 
-    def card_loaded(self, card_id: str, models: Iterable[str], now: float) -> None:
-        """The models that it says are in its memory."""
+    def card_loaded(
+        self, card_id: str, models: Iterable[str], now: float, in_ram: Iterable[str] = ()
+    ) -> None:
+        """The models that it says are in its memory, and those warm in its machine's."""
         card = self.table.cards.get(card_id)
-        if card is not None and card.loaded != (loaded := frozenset(models)):
-            card.loaded = loaded
+        said = frozenset(models), frozenset(in_ram)
+        if card is not None and said != (card.loaded, card.in_ram):
+            card.loaded, card.in_ram = said
+            self._holds(card, now)
+
+    def model_loaded(
+        self, card_id: str, model: str, seconds: float, now: float, *, from_ram: bool
+    ) -> None:
+        """A card brought a model into its memory, and measured that itself."""
+        card = self.table.cards.get(card_id)
+        if card is None:
+            return
+        self.estimates.loaded(card.facts, model, seconds, from_ram=from_ram)
+        self.table.learnt(card, model)
+        self._untaught = True
+        if card.held and card.held[0].kind.model == model:
+            card.held[0].load_told = True
+        if model not in card.loaded:
+            card.loaded |= {model}  # what had to go for it, the next heartbeat says
             self._holds(card, now)
 
     def card_gone(self, card_id: str, now: float) -> None:
@@ -157,7 +177,7 @@ class State:
         card = self.table.cards.get(card_id)
         if card is not None and card.here:
             card.here = False
-            card.loaded = frozenset()
+            card.loaded = card.in_ram = frozenset()
             self._holds(card, now)
 
     def card_forgotten(self, card_id: str, now: float) -> None:
@@ -178,7 +198,7 @@ class State:
         switching = kind.model not in card.warm
         setup = 0.0
         if switching:
-            setup = self.estimates.load(card.facts, kind.model, kind.model_bytes)
+            setup = self.table.load(card, kind.model, kind.model_bytes)
         run = self.estimates.seconds(card.facts, kind, len(images))
         batch = Batch(kind, set(give.images), len(images), setup, run, now)
         share = (setup + run) / len(images)
@@ -196,7 +216,7 @@ class State:
         self.planned.taken(give.card_id, kind.model, len(images))
         if switching:
             card.switched = now
-            load = self.estimates.load(card.facts, kind.model, kind.model_bytes)
+            load = self.table.load(card, kind.model, kind.model_bytes)
             begins = now if not card.held else card.held[-1].ends
             self.table.keep_until[card.row] = begins + setup + self.settings.keep_loads * load
         card.held.append(batch)
@@ -272,7 +292,7 @@ class State:
             elif outcome is Outcome.REFUSED:
                 self.quarantine.refused(card_id, batch.kind.need, now)
             if outcome is Outcome.FAILED or outcome is Outcome.LOST:
-                card.loaded = frozenset()
+                card.loaded = card.in_ram = frozenset()
         self._end(job_id, index, now, outcome, waits)
 
     # The linear programme's answer
@@ -407,13 +427,15 @@ class State:
             return  # of this batch, one was done before
         new = not self.estimates.measured(facts, kind)
         if batch.setup > 0 and load_seconds is None and run_seconds is None:
-            if not new:  # a first drawing with its loading says nothing about either
+            if batch.load_told:
+                pass  # told apart already; what is left of the time is not known exactly
+            elif not new:  # a first drawing with its loading says nothing about either
                 self.estimates.loaded(facts, kind.model, max(0.0, took - batch.run))
             else:
                 share = took / (batch.setup + batch.run)
                 self.estimates.drew(facts, kind, batch.size, batch.run * share)
         else:
-            if load_seconds is not None and batch.setup > 0:
+            if load_seconds is not None and batch.setup > 0 and not batch.load_told:
                 self.estimates.loaded(facts, kind.model, load_seconds)
             ran = run_seconds if run_seconds is not None else took - (load_seconds or 0.0)
             self.estimates.drew(facts, kind, batch.size, ran)

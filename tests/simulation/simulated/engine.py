@@ -23,9 +23,11 @@ from foxden_proto.v1.engine_pb2 import (
     EngineStage,
     EngineStep,
     EngineStopped,
+    LoadResponse,
+    ModelSource,
 )
 from foxden_proto.v1.generation_pb2 import ImageRequest
-from foxden_proto.v1.pool_pb2 import Sampler
+from foxden_proto.v1.pool_pb2 import TIER_DISK, TIER_RAM, TIER_VRAM, Sampler, Tier
 from simulated.clock import CURRENT
 
 
@@ -101,6 +103,22 @@ class SimulatedEngine:
         except TimeoutError:
             return
         self._alive()
+
+    async def load(
+        self, model: ModelSource, tier: Tier.ValueType = TIER_VRAM, *, size: int = 0
+    ) -> LoadResponse:
+        self._alive()
+        if tier == TIER_RAM or self._loaded == model.sha256:
+            return LoadResponse()
+        seconds = self._draw.uniform(1, 12) * self.machine.pace
+        await self._pass(seconds)
+        self._loaded = model.sha256
+        return LoadResponse(seconds=seconds, memory=1, came_from=TIER_DISK)
+
+    async def unload(self, sha256s: Iterable[str], to: Tier.ValueType = TIER_DISK) -> None:
+        self._alive()
+        if self._loaded in set(sha256s):
+            self._loaded = ""
 
     async def generate(self, batch: Batch) -> AsyncIterator[EngineEvent]:
         self._alive()

@@ -50,7 +50,9 @@ class Card:
         self._agent.opened(now)
         self._broker.opened(now)
         local: Any = SimpleNamespace(
-            model=pool_pb2.Model(name="dream", sha256=DREAM, family="sd15"), path="/models/dream"
+            model=pool_pb2.Model(name="dream", sha256=DREAM, family="sd15"),
+            path="/models/dream",
+            files=(),
         )
         pictures: Any = Pictures()
         self.worker = CardWorker(
