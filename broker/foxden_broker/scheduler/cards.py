@@ -35,7 +35,6 @@ class Batch:
     begins: float  # when it was given, or when the one before it ended
     charges: dict[Image, tuple[str, int, float]] = field(default_factory=dict)
     started: float | None = None  # when the card said so
-    load_told: bool = False  # the card measured its loading itself
 
     @property
     def ends(self) -> float:
@@ -53,6 +52,7 @@ class Card:
     away_since: float = -math.inf  # when it was given work last, unless it is now
     loaded: frozenset[str] = frozenset()  # models in its memory
     in_ram: frozenset[str] = frozenset()  # models that are warm in its machine's memory
+    tells_loads: bool = False  # it says itself what it loaded, and how long that took
     hinted: str = ""  # the model that it was last told comes next
     held: list[Batch] = field(default_factory=list)  # the running one, the staged one
     switched: float = -math.inf  # when its newest model was asked for

@@ -21,6 +21,8 @@ def next_model(state: State, card_id: str, now: float) -> str | None:
         # Not yet where more of the running model is to come: much can happen until then.
         if not allotted.get(card.held[-1].kind.model):
             model = next((model for model in allotted if model not in near), "")
+    if card.hinted in near:
+        card.hinted = ""  # it came; should it go again, it is worth another word
     if not model or model == card.hinted:
         return None
     card.hinted = model

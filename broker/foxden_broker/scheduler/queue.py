@@ -166,8 +166,7 @@ class State:
         self.estimates.loaded(card.facts, model, seconds, from_ram=from_ram)
         self.table.learnt(card, model)
         self._untaught = True
-        if card.held and card.held[0].kind.model == model:
-            card.held[0].load_told = True
+        card.tells_loads = True
         if model not in card.loaded:
             card.loaded |= {model}  # what had to go for it, the next heartbeat says
             self._holds(card, now)
@@ -427,15 +426,13 @@ class State:
             return  # of this batch, one was done before
         new = not self.estimates.measured(facts, kind)
         if batch.setup > 0 and load_seconds is None and run_seconds is None:
-            if batch.load_told:
-                pass  # told apart already; what is left of the time is not known exactly
-            elif not new:  # a first drawing with its loading says nothing about either
+            if not new:  # a first drawing with its loading says nothing about either
                 self.estimates.loaded(facts, kind.model, max(0.0, took - batch.run))
             else:
                 share = took / (batch.setup + batch.run)
                 self.estimates.drew(facts, kind, batch.size, batch.run * share)
         else:
-            if load_seconds is not None and batch.setup > 0 and not batch.load_told:
+            if load_seconds is not None and batch.setup > 0 and not card.tells_loads:
                 self.estimates.loaded(facts, kind.model, load_seconds)
             ran = run_seconds if run_seconds is not None else took - (load_seconds or 0.0)
             self.estimates.drew(facts, kind, batch.size, ran)
