@@ -111,6 +111,9 @@ said = st.one_of(
         lambda m: frame(released=m)
     ),
     st.builds(pb.TaskStopped, lease=leases).map(lambda m: frame(stopped=m)),
+    st.builds(
+        pb.ModelLoaded, card_id=ids, model_sha256=ids, seconds=floats, tier=st.integers(-1, 9)
+    ).map(lambda m: frame(model_loaded=m)),
     st.just(frame(draining=pb.Draining())),
     st.just(frame(goodbye=pb.Goodbye())),
     st.binary(max_size=60),
