@@ -1,6 +1,7 @@
 """The other side of the comparison: diffusers called by hand, with nothing of Foxden around it.
 
     plain.py once FILE   import diffusers, load the demo model, draw what `foxden demo` draws, save
+    plain.py first       the same, up to the end of the first step, and say so
     plain.py serve       load, then draw on command: one line of JSON in, one line out
 
 Both run as an engine does: its environment, and its low priority. Where other programs use the
@@ -44,7 +45,13 @@ def load() -> Any:
     return pipe
 
 
-def draw(pipe: Any, request: dict[str, Any]) -> Any:
+def say_step(*_: Any) -> dict[str, Any]:
+    """Called by the pipeline after each step."""
+    print("step", flush=True)
+    return {}
+
+
+def draw(pipe: Any, request: dict[str, Any], **more: Any) -> Any:
     """One picture, as PIL.Image."""
     import torch
 
@@ -55,6 +62,7 @@ def draw(pipe: Any, request: dict[str, Any]) -> Any:
         width=request["width"],
         height=request["height"],
         generator=torch.Generator("cpu").manual_seed(request["seed"]),
+        **more,
     ).images[0]
 
 
@@ -85,5 +93,7 @@ if __name__ == "__main__":
         os.nice(10)
     if sys.argv[1] == "once":
         draw(load(), DEMO).save(Path(sys.argv[2]))
+    elif sys.argv[1] == "first":
+        draw(load(), DEMO, callback_on_step_end=say_step)
     else:
         serve()

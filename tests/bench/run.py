@@ -20,6 +20,7 @@ from pathlib import Path
 import demo
 import fanout
 import imports
+import models
 import overhead
 import scheduling
 import submitting
@@ -36,9 +37,14 @@ BENCHMARKS = {
     "import": imports.run,
     "submit": submitting.run,
     "schedule": scheduling.run,
+    "engine_start": models.run_start,
     **load.BENCHMARKS,
 }
-LONG = {**load.LONG, "schedule_long": scheduling.run_long}  # minutes each: with --long alone
+LONG = {
+    **load.LONG,
+    "schedule_long": scheduling.run_long,
+    "model_switch": models.run_switch,
+}  # minutes each: with --long alone
 RESULT = ROOT / "build" / "bench.json"
 _BEGIN, _END = "<!-- table: run.py --markdown -->", "<!-- end of table -->"
 

@@ -185,7 +185,7 @@ def map_network(kind: Any, folder: Path) -> MappedNetwork | None:
     return network
 
 
-class _WithoutWeights(TorchFunctionMode):
+class _WithoutWeights(TorchFunctionMode):  # type: ignore[misc] # torch has no types for it
     """Uninitialised tensors have no memory, and nothing is done to initialise them. What is
     computed (position ids and the like) stays real. Holds for the thread that enters it."""
 

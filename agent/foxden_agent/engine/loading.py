@@ -34,7 +34,7 @@ class Opened:
 
     def bytes_in(self, dtype: torch.dtype) -> int:
         """What its weights take in this precision."""
-        return sum(t.numel() for t in self._tensors()) * dtype.itemsize
+        return int(sum(t.numel() for t in self._tensors()) * dtype.itemsize)
 
     def check(self) -> None:
         """Raises FileChanged."""
