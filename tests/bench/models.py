@@ -72,7 +72,7 @@ def run_switch() -> list[Any]:
             cpu,
             "x",
             "",
-            f"CPU time {cpu_ours:.1f} s and {cpu_library:.1f} s: float32 takes 3.4 GB of fresh memory",
+            f"CPU time {cpu_ours:.1f} s and {cpu_library:.1f} s; 3.4 GB of fresh memory each",
         ),
     ]
 
