@@ -53,7 +53,7 @@ class Running:
 async def agent(settings: AgentSettings) -> AsyncIterator[Running]:
     """Run an agent for as long as the context lasts.
 
-    Raises StartError, identity.HomeInUse or EngineFailed.
+    Raises StartError, identity.HomeInUse, identity.CardInUse or EngineFailed.
     """
     async with AsyncExitStack() as stack:
         try:
@@ -135,6 +135,7 @@ async def _start_engines(settings: AgentSettings, stack: AsyncExitStack) -> list
         engine = CardEngine(device, settings.timers)
         stack.push_async_callback(engine.kill)
         await engine.ready()
+        stack.enter_context(identity.only_one_per_card(engine.description.device.device))
         return engine
 
     first = await start(settings.device)

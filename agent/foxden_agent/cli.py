@@ -15,13 +15,17 @@ from typing import TYPE_CHECKING
 from foxden_proto import logs
 from foxden_proto.address import AddressError, parse
 from foxden_proto.home import home
-from foxden_proto.programs import until_stopped
+from foxden_proto.programs import Restarts, started_again, until_stopped
 from foxden_proto.timers import Timers
 
 if TYPE_CHECKING:
     from foxden_agent.app import Running
+    from foxden_agent.settings import AgentSettings
+
+log = logging.getLogger(__name__)
 
 REFUSED = 4  # exit code: the broker does not take the token
+_MOST_DEATHS = 4  # within a minute; then a person has to look
 
 
 class AgentCommand:
@@ -38,10 +42,12 @@ class AgentCommand:
         add("--models", type=Path, help="the model folder (models/ in the home folder)")
         add("--name", default="", help="what people see (the machine's name)")
         add("--log-format", choices=logs.FORMATS, default="text", help="of the log lines (text)")
+        text = "log into this file, rotated, instead of the error stream"
+        add("--log-file", type=Path, metavar="FILE", help=text)
         add("--supervised", action="store_true", help=argparse.SUPPRESS)
 
     def run(self, args: argparse.Namespace) -> int:
-        logs.set_up(args.log_format)
+        logs.set_up(args.log_format, file=args.log_file)
         # One line per request would drown the log, and it would name every picture.
         logging.getLogger("httpx").setLevel(logging.WARNING)
         try:
@@ -84,19 +90,20 @@ async def _run(args: argparse.Namespace) -> int:
             supervised=args.supervised,
             timers=Timers.from_environment(),
         )
-        async with app.agent(settings) as running:
-            ready = asyncio.create_task(_say_ready(running, as_json=args.json))
-            try:
-                await until_stopped(running.failed, supervised=settings.supervised)
-            finally:
-                ready.cancel()
+        in_use = (identity.HomeInUse, identity.CardInUse)
+        final = (LinkRefused, WrongBroker, app.StartError, *in_use, EngineFailed, OSError)
+        # One that is supervised is started again as a new process, which is better still.
+        most = 1 if settings.supervised else _MOST_DEATHS
+        await started_again(
+            lambda: _serve(settings, as_json=args.json), Restarts(most), final=final
+        )
     except (LinkRefused, WrongBroker) as error:
         print(error, file=sys.stderr)
         return REFUSED
     except (AddressError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
-    except (app.StartError, identity.HomeInUse, EngineFailed) as error:
+    except (app.StartError, identity.HomeInUse, identity.CardInUse, EngineFailed) as error:
         print(error, file=sys.stderr)
         return 1
     except OSError as error:
@@ -106,7 +113,27 @@ async def _run(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 1
+    except Exception as error:
+        log.exception("the agent has to stop")
+        print(
+            f"The agent failed again and again ({type(error).__name__}: {error}). It needs "
+            "attention: run `foxden doctor`, and `foxden doctor --bundle FILE` for who helps you.",
+            file=sys.stderr,
+        )
+        return 1
     return 0
+
+
+async def _serve(settings: AgentSettings, *, as_json: bool) -> None:
+    """Run the agent until it is told to stop. Raises what app.agent and its loops raise."""
+    from foxden_agent import app
+
+    async with app.agent(settings) as running:
+        ready = asyncio.create_task(_say_ready(running, as_json=as_json))
+        try:
+            await until_stopped(running.failed, supervised=settings.supervised)
+        finally:
+            ready.cancel()
 
 
 async def _say_ready(running: Running, *, as_json: bool) -> None:
