@@ -36,6 +36,9 @@ _COMMANDS = {
 _PLUGINS = {
     "broker": "run the broker: queue, scheduler and doors",
     "agent": "look after this machine's cards for a broker",
+    "pause": "keep this machine's cards for yourself for a while",
+    "policy": "what this machine's cards may do, and when: show or set it",
+    "resume": "end a pause of this machine's cards",
 }
 _GROUP = "foxden.commands"
 
