@@ -13,7 +13,7 @@ from foxden_agent.policy.memory import Moment, State, moment
 from foxden_agent.policy.rules import RULES, Rule, heat
 from foxden_agent.policy.settings import Policy
 from foxden_agent.policy.thresholds import Latch
-from foxden_agent.policy.values import SEVERITY, Code, Decision, Facts, Reason, Seen
+from foxden_agent.policy.values import Code, Decision, Facts, Reason, Seen
 from foxden_agent.policy.wishes import Wish
 from foxden_proto.v1 import pool_pb2
 
@@ -73,7 +73,6 @@ def _decision(
     codes = {reason.code for _, reason in found}
     if Code.HOT in codes:  # one heat, one reason
         found = [(rule, reason) for rule, reason in found if rule.code is not Code.WARM]
-    found = sorted(found, key=lambda pair: -SEVERITY.index(pair[0].mode))
     mode = found[0][0].mode if found else pool_pb2.MODE_READY
     give_back = any(rule.gives_back for rule, _ in found)
     told = 0.0 if give_back else round(share * _STEPS) / _STEPS

@@ -202,6 +202,7 @@ def _starting(m: Moment) -> Sight:
     return Sight(_flag(m.state.lived < delay), facts=(("delay", delay),))
 
 
+# The strongest mode first (values.SEVERITY): reasons are told in this order.
 RULES: tuple[Rule, ...] = (
     Rule(Code.CARD_GONE, pool_pb2.MODE_BROKEN, _gone),
     Rule(Code.ENGINE_BROKEN, pool_pb2.MODE_BROKEN, _engine),

@@ -112,6 +112,6 @@ def follow(
             shown = clock_text(wall + left, zone, seen_at=wall)
             before = Followed(wish.wish_id, lived + left, shown)
     morning = wish.kind is Kind.TOMORROW and ends is not None and wall >= ends
-    if before.over or not (lived >= before.until or morning):
-        return before
+    if lived < before.until and not morning:
+        return before  # which may be over: a wall clock that goes back revives nothing
     return Followed(before.wish_id, before.until, before.shown, over=True)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
-from evening import GIB, NOON, Evening, codes
+from evening import GIB, NOON, Evening, codes, modes
 
 from foxden_agent.policy.sentences import sentences
 from foxden_agent.policy.settings import Budget, Policy
@@ -116,8 +116,10 @@ def test_waiting_for_the_hold_x_bad_again_begins_the_hold_anew(event: str) -> No
     bad, good, hold = ENDS[event]
     evening = Evening(ONE_CAUSE)
     evening.set(**bad).wait(1)
+    before = sentences(evening.decision)
     evening.set(**good).wait(hold - 1)
     evening.set(**bad).wait(1)
+    assert sentences(evening.decision) == before
     evening.set(**good).wait(hold)
     assert evening.decision.mode != MODE_READY
     assert evening.wait(1).mode == MODE_READY
@@ -224,7 +226,7 @@ def test_busy_engine_x_others_use_is_told_apart_is_a_game() -> None:
 def test_engine_has_just_ended_x_its_use_is_still_read_is_no_game() -> None:
     evening = Evening().set(utilisation=1.0, engine_busy=True)
     evening.wait(10)
-    evening.set(engine_busy=False).wait(2)
+    assert evening.set(engine_busy=False).wait(4).mode == MODE_READY
     assert evening.set(utilisation=0.0).wait(10).mode == MODE_READY
 
 
@@ -264,6 +266,12 @@ def test_wddm_engine_was_killed_x_memory_comes_back_late_is_not_taken_for_others
     evening.set(engine_memory=0).wait(5)
     assert evening.decision.mode == MODE_READY
     assert evening.set(memory_used=GIB, memory_free=7 * GIB).wait(30).mode == MODE_READY
+
+
+def test_driver_begins_to_tell_each_program_x_another_sum_is_not_taken_for_a_game() -> None:
+    evening = Evening().set(processes=(CardProcess(1, "x", None),), memory_free=7 * GIB)
+    evening.wait(20)
+    assert evening.set(processes=others(3 * GIB)).wait(5).mode == MODE_READY
 
 
 # Memory
@@ -505,6 +513,27 @@ def test_causes_end_one_by_one_x_the_mode_gets_weaker_in_the_order_of_severity()
     evening.set(temperature=60.0)
     seen.append(evening.wait(15).mode)
     assert [Mode.Name(mode) for mode in seen] == [Mode.Name(mode) for mode in STRONGEST_FIRST]
+
+
+def test_an_evening_tells_its_story() -> None:
+    evening = Evening(Policy(quiet_hours=(Window.parse("daily 12:30-13:00"),)))
+    seen = [evening.look()]
+
+    def passes(minutes: float, **readings: object) -> None:
+        evening.set(**readings)
+        seen.extend(evening.wait(1) for _ in range(round(minutes * 60)))
+
+    passes(3, engine_busy=True, utilisation=1.0, temperature=72.0)
+    passes(9, full_screen=GAME, engine_busy=False, temperature=79.0, processes=others(5 * GIB))
+    passes(3, full_screen="", processes=(), utilisation=0.0, temperature=65.0)
+    passes(3, engine_busy=True, utilisation=1.0, temperature=84.0)
+    passes(1, temperature=88.0)
+    passes(3, engine_busy=False, utilisation=0.0, temperature=70.0)
+    passes(40, temperature=55.0)
+    assert modes(seen) == [
+        "MODE_READY", "MODE_GAMING", "MODE_READY", "MODE_DUTY_CYCLED", "MODE_HOT", "MODE_READY",
+        "MODE_QUIET_HOURS", "MODE_READY",
+    ]  # fmt: skip
 
 
 def test_next_look_is_when_something_changes_without_new_readings() -> None:

@@ -247,6 +247,8 @@ def test_same_in_same_out_and_nothing_that_went_in_is_changed(
     assert run.told == again.told
 
 
-def test_every_code_has_one_rule_and_every_mode_but_ready_one_at_least() -> None:
+def test_every_code_has_one_rule_the_strongest_first() -> None:
     assert [rule.code for rule in RULES] == list(Code)
     assert {rule.mode for rule in RULES} == set(SEVERITY) - {MODE_READY}
+    ranks = [SEVERITY.index(rule.mode) for rule in RULES]
+    assert ranks == sorted(ranks, reverse=True)
