@@ -141,7 +141,7 @@ def holds(policy: Policy) -> dict[Code, float]:
 
 
 @given(policy=policies, sequence=st.lists(looks, max_size=60))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_no_reason_ends_before_its_hold_is_over(policy: Policy, sequence: list[Look]) -> None:
     run = Run(policy)
     run.feed(sequence)
@@ -156,7 +156,7 @@ def test_no_reason_ends_before_its_hold_is_over(policy: Policy, sequence: list[L
 
 
 @given(policy=policies, wish=wishes, sequence=st.lists(looks, max_size=40))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_a_mode_is_always_explained_and_what_it_allows_follows(
     policy: Policy, wish: Wish | None, sequence: list[Look]
 ) -> None:
@@ -206,7 +206,7 @@ worse = st.sampled_from(
 
 
 @given(policy=policies, wish=wishes, sequence=st.lists(looks, min_size=1, max_size=30), more=worse)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_one_cause_more_never_makes_the_mode_weaker(
     policy: Policy, wish: Wish | None, sequence: list[Look], more: tuple[dict[str, Any], ...]
 ) -> None:
@@ -225,6 +225,7 @@ def test_one_cause_more_never_makes_the_mode_weaker(
 
 
 @given(hotter=st.floats(0, 40), cooler=st.floats(40, 110))
+@settings(max_examples=50, deadline=None)
 def test_a_hotter_card_works_no_more_than_a_cooler_one(hotter: float, cooler: float) -> None:
     one, other = (Evening().set(temperature=t) for t in (cooler, min(cooler + hotter, 130)))
     for _ in range(25):

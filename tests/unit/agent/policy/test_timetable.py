@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 import pytest
 from evening import BERLIN
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foxden_agent.policy.timetable import Window, clock_text, next_morning, span
@@ -84,6 +84,7 @@ def test_hour_that_does_not_come_leaves_no_hole() -> None:
     length=st.integers(1, 1439),
     wall=st.floats(at("2026-01-01"), at("2027-01-01")),
 )
+@settings(deadline=None)
 def test_span_says_the_same_at_every_moment_it_covers(start: int, length: int, wall: float) -> None:
     windows = (Window(frozenset({0, 2, 6}), start, start + length),)
     found = span(windows, wall, BERLIN)
@@ -96,6 +97,7 @@ def test_span_says_the_same_at_every_moment_it_covers(start: int, length: int, w
 
 
 @given(wall=st.floats(at("2026-01-01"), at("2027-01-01")))
+@settings(deadline=None)
 def test_next_morning_is_six_and_two_hours_away_at_least(wall: float) -> None:
     morning = datetime.fromtimestamp(next_morning(wall, BERLIN), BERLIN)
     assert (morning.hour, morning.minute) == (6, 0)
