@@ -37,6 +37,9 @@ _PLUGINS = {
     "broker": "run the broker: queue, scheduler and doors",
     "agent": "look after this machine's cards for a broker",
     "doctor": "look for what keeps this PC's cards from drawing, and say what to do",
+    "pause": "keep this machine's cards for yourself for a while",
+    "policy": "what this machine's cards may do, and when: show or set it",
+    "resume": "end a pause of this machine's cards",
 }
 _GROUP = "foxden.commands"
 
