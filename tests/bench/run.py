@@ -23,6 +23,7 @@ import imports
 import overhead
 import scheduling
 import submitting
+import watching
 from load import rows as load
 from measuring import ROOT, Row
 from rich.console import Console
@@ -36,6 +37,7 @@ BENCHMARKS = {
     "import": imports.run,
     "submit": submitting.run,
     "schedule": scheduling.run,
+    "watching_cpu": watching.run,
     **load.BENCHMARKS,
 }
 LONG = {**load.LONG, "schedule_long": scheduling.run_long}  # minutes each: with --long alone

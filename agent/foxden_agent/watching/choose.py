@@ -9,22 +9,36 @@ from foxden_agent.watching.cpu import CpuCard
 from foxden_agent.watching.devices import CudaDevice
 from foxden_agent.watching.machine import Machine, desktop_of_this_system
 from foxden_agent.watching.nvml import NvmlCards
-from foxden_agent.watching.watcher import CardSource, Deliver, Watcher, WatchSettings
+from foxden_agent.watching.player import Player
+from foxden_agent.watching.recording import Recording
+from foxden_agent.watching.watcher import (
+    CardSource,
+    Deliver,
+    Watcher,
+    Watching,
+    WatchSettings,
+)
 
 
-def watcher(
+def watching(
     devices: Sequence[CudaDevice],
     deliver: Deliver,
     *,
+    replay: Recording | None = None,
+    speed: float = 60.0,
     own_pids: Callable[[], frozenset[int]] = frozenset,
     listed_programs: Callable[[], frozenset[str]] = frozenset,
     settings: WatchSettings | None = None,
-) -> Watcher:
-    """A watcher of these devices ("cuda:N", "cpu") and of the machine.
+) -> Watching:
+    """What delivers the readings of these devices ("cuda:N", "cpu") and of the machine.
 
-    `own_pids` (our engines' processes) and `listed_programs` (the owner's exclusive programs) are
-    asked at each reading, on the readers' threads.
+    With `replay` they come from that recording, `speed` times as fast. Otherwise `own_pids` (our
+    engines' processes) and `listed_programs` (the owner's exclusive programs) are asked at each
+    reading, on the readers' threads. Raises ValueError where the speed is impossible.
     """
+    order = [device.device for device in devices]
+    if replay is not None:
+        return Player(replay, order, deliver, speed=speed)
     settings = settings or WatchSettings()
     nvidia = [device for device in devices if device.device.startswith("cuda")]
     others = [device.device for device in devices if device not in nvidia]
@@ -34,7 +48,6 @@ def watcher(
     if others:
         sources.append(_Others(others))
     machine = Machine(desktop_of_this_system(), listed_programs)
-    order = [device.device for device in devices]
     return Watcher(sources, machine, deliver, settings, order=order)
 
 

@@ -17,40 +17,22 @@ from typing import Any, TypeVar
 
 from foxden_agent.readings import CardProcess, CardReadings
 from foxden_agent.watching.devices import CudaDevice, DriverCard, match
+from foxden_agent.watching.driver_errors import (
+    GONE,
+    GPU_IS_LOST,
+    LOOKS_AGAIN,
+    MERELY_UNTOLD,
+    OUTDATED,
+    sentence,
+)
 from foxden_agent.watching.names import ProgramNames
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-# nvmlReturn_t
-_UNINITIALIZED, _NOT_SUPPORTED, _NO_PERMISSION, _NOT_FOUND = 1, 3, 4, 6
-_DRIVER_NOT_LOADED, _LIBRARY_NOT_FOUND, _FUNCTION_NOT_FOUND = 9, 12, 13
-_GPU_IS_LOST, _RESET_REQUIRED, _LIB_RM_VERSION_MISMATCH = 15, 16, 18
-_GONE = frozenset(
-    {
-        *(_UNINITIALIZED, _NOT_FOUND, _DRIVER_NOT_LOADED, _GPU_IS_LOST, _RESET_REQUIRED),
-        _LIB_RM_VERSION_MISMATCH,
-    }
-)
-_MERELY_UNTOLD = frozenset({_NOT_SUPPORTED, _NO_PERMISSION, _FUNCTION_NOT_FOUND})
-# The library that is loaded belongs to another driver than the one that runs: load it anew.
-_OUTDATED = frozenset({_DRIVER_NOT_LOADED, _LIB_RM_VERSION_MISMATCH, _FUNCTION_NOT_FOUND})
-
 # nvmlClocksEventReasons
 _THROTTLES = {0x4: "power", 0x8: "hardware", 0x20: "heat", 0x40: "heat", 0x80: "brake"}
 _RETRY_MOST = 60.0  # initialising takes the driver up to a second where nothing else uses it
-
-_LOOKS_AGAIN = "Foxden looks again by itself."
-_PROBLEMS = {
-    _LIBRARY_NOT_FOUND: "The NVIDIA driver was not found: install or repair it.",
-    _DRIVER_NOT_LOADED: "The NVIDIA driver is not loaded, as while it is updated or restarted: "
-    "restart the PC if this stays.",
-    _LIB_RM_VERSION_MISMATCH: "The NVIDIA driver was updated while the old one runs: restart the "
-    "PC.",
-    _GPU_IS_LOST: "The driver has lost the card: restart the PC, and check the card's power "
-    "cables and its seat if it happens again.",
-    _RESET_REQUIRED: "The card hangs and has to be reset: restart the PC.",
-}
 
 
 class _Gone(Exception):
@@ -124,7 +106,7 @@ class NvmlCards:
             try:
                 self._nvml.nvmlInit()
             except self._nvml.NVMLError as error:
-                if error.value not in _OUTDATED:
+                if error.value not in OUTDATED:
                     raise
                 self._unload()
                 self._nvml.nvmlInit()
@@ -134,7 +116,7 @@ class NvmlCards:
         except _Gone as gone:
             self._say(str(gone))
         except self._nvml.NVMLError as error:
-            self._say(_problem(error.value, str(error)))
+            self._say(sentence(error.value, str(error)))
         else:
             found = match(self._devices, [card.listed for card in cards], self._environ)
             if len(found) == len(self._devices):
@@ -196,7 +178,7 @@ class NvmlCards:
         """A reading without its processes, and beside it what the driver lists of them."""
         card = self._cards.get(device)
         if card is None:
-            why = self._problem or f"The NVIDIA driver does not list this card now. {_LOOKS_AGAIN}"
+            why = self._problem or f"The NVIDIA driver does not list this card now. {LOOKS_AGAIN}"
             return CardReadings(device, at, present=False, problem=why), None
         nvml, handle = self._nvml, card.handle
         try:
@@ -231,7 +213,7 @@ class NvmlCards:
             log.warning("%s: %s", device, gone)
             # Not asked again before the next start: a driver may take seconds over each answer.
             del self._cards[device]
-            if gone.code != _GPU_IS_LOST:
+            if gone.code != GPU_IS_LOST:
                 self._problem = str(gone)
             return CardReadings(device, at, present=False, problem=str(gone)), None
 
@@ -277,8 +259,8 @@ class NvmlCards:
             return ask(*arguments)
         except self._nvml.NVMLError as error:
             code = error.value
-            if code in _GONE or (vital and code not in _MERELY_UNTOLD):
-                raise _Gone(code, _problem(code, str(error))) from None
+            if code in GONE or (vital and code not in MERELY_UNTOLD):
+                raise _Gone(code, sentence(code, str(error))) from None
             return None
 
     def _with_processes(
@@ -311,11 +293,6 @@ class NvmlCards:
         elif self._problem and not problem:
             log.info("the NVIDIA driver answers again")
         self._problem = problem
-
-
-def _problem(code: int, text: str) -> str:
-    known = _PROBLEMS.get(code, f"The NVIDIA driver answers {text!r}: restart the PC if it stays.")
-    return f"{known} {_LOOKS_AGAIN}"
 
 
 def _scaled(value: int | None, by: int) -> float | None:

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foxden_agent.readings import CardProcess, CardReadings, MachineReadings, Readings
@@ -124,6 +124,7 @@ async def played(
     return heard[: at_end[0] + more], clock
 
 
+@settings(max_examples=40)
 @given(st.lists(moments, min_size=1, max_size=5))
 def test_what_was_recorded_is_what_is_read_back(recorded: list[Readings]) -> None:
     with tempfile.TemporaryDirectory() as folder:

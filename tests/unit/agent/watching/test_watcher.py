@@ -26,6 +26,7 @@ class Cards:
         self.devices = devices
         self.flows = threading.Event()
         self.flows.set()
+        self.permits: threading.Semaphore | None = None  # one for each answer
         self.error: Exception | None = None
         self.reads = 0
         self.thread = ""
@@ -34,6 +35,8 @@ class Cards:
         self.reads += 1
         self.thread = threading.current_thread().name
         self.flows.wait(NEVER)
+        if self.permits is not None:
+            self.permits.acquire(timeout=NEVER)
         if self.error is not None:
             raise self.error
         return [CardReadings(device, at, temperature=50) for device in self.devices]
@@ -152,6 +155,20 @@ async def test_driver_never_answered_nothing_is_delivered_before_it_is_given_up(
         first = await heard.until(lambda readings: True)
         assert not first.card("cuda:0").present
         nvidia.flows.set()
+
+
+async def test_answer_that_came_too_late_is_no_sign_of_life() -> None:
+    heard = Heard()
+    nvidia = Cards("cuda:0")
+    nvidia.permits = threading.Semaphore(0)
+    async with watching(Watcher([nvidia], AMachine(), heard, QUICK)):
+        await heard.until(lambda readings: not readings.card("cuda:0").present)
+        nvidia.permits.release()  # and the next one waits again
+        await heard.until(lambda readings: nvidia.reads == 2)
+        seen = len(heard.all)
+        await heard.until(lambda readings: len(heard.all) >= seen + 3)
+        nvidia.permits.release(100_000)
+    assert not any(readings.card("cuda:0").present for readings in heard.all[: seen + 3])
 
 
 async def test_reading_raises_the_card_is_away_with_the_reason_until_it_works(caplog) -> None:
