@@ -24,6 +24,7 @@ import overhead
 import policy
 import scheduling
 import submitting
+import watching
 from load import rows as load
 from measuring import ROOT, Row
 from rich.console import Console
@@ -38,6 +39,7 @@ BENCHMARKS = {
     "submit": submitting.run,
     "schedule": scheduling.run,
     "policy": policy.run,
+    "watching_cpu": watching.run,
     **load.BENCHMARKS,
 }
 LONG = {**load.LONG, "schedule_long": scheduling.run_long}  # minutes each: with --long alone
