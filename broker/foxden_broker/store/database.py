@@ -113,9 +113,13 @@ def on_sqlite(raw: sqlite3.Connection, sql: str, values: Sequence[Any]) -> list[
 
 
 def write_on_sqlite(raw: sqlite3.Connection, sql: str, rows: Sequence[Sequence[Any]]) -> int:
+    """How many rows were touched. The driver's `rowcount` is -1 for what begins with WITH."""
+    before = raw.total_changes
     if len(rows) == 1:
-        return raw.execute(sql, rows[0]).rowcount
-    return raw.executemany(sql, rows).rowcount
+        raw.execute(sql, rows[0])
+    else:
+        raw.executemany(sql, rows)
+    return raw.total_changes - before
 
 
 def execute_all(conn: Connection, writes: Sequence[Write]) -> list[int]:
