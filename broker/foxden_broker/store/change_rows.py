@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import BigInteger, bindparam, case, insert, update
 
@@ -195,7 +196,7 @@ def picture_writes(account_id: str, moves: Sequence[Move]) -> Write:
     return _KEEP_PICTURE, rows
 
 
-_UPDATE_JOB = (
+UPDATE_JOB = (
     update(job)
     .where(job.c.account_id == bindparam("at_account"), job.c.job_id == bindparam("at_job"))
     .values(
@@ -210,16 +211,17 @@ _UPDATE_JOB = (
 
 
 def head_writes(account_id: str, heads: Iterable[JobHead]) -> Write:
-    return _UPDATE_JOB, [
-        {
-            "at_account": account_id,
-            "at_job": head.job_id,
-            "to_state": head.state.value,
-            "to_revision": head.revision,
-            "to_ended_ms": head.ended_ms,
-            "to_cancel_requested": head.cancel_requested,
-            "to_reason": head.reason,
-            "to_done": head.done,
-        }
-        for head in heads
-    ]
+    return UPDATE_JOB, [head_row(account_id, head) for head in heads]
+
+
+def head_row(account_id: str, head: JobHead) -> dict[str, Any]:
+    return {
+        "at_account": account_id,
+        "at_job": head.job_id,
+        "to_state": head.state.value,
+        "to_revision": head.revision,
+        "to_ended_ms": head.ended_ms,
+        "to_cancel_requested": head.cancel_requested,
+        "to_reason": head.reason,
+        "to_done": head.done,
+    }

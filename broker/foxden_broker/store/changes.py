@@ -128,7 +128,7 @@ def apply(
     for move in moves:
         head = heads[move.task.job_id]
         head.revision += 1
-        after.append(_moved(move, head.revision, now_ms))
+        after.append(moved(move, head.revision, now_ms))
     touched = {move.task.job_id: heads[move.task.job_id] for move in moves}
     _derive(conn, account_id, touched, moves, after, now_ms)
     changed, *_ = execute_all(
@@ -148,7 +148,7 @@ def apply(
     )
 
 
-def _moved(move: Move, revision: int, now_ms: int) -> Task:
+def moved(move: Move, revision: int, now_ms: int) -> Task:
     """The task after the move. Pure."""
     old, event = move.task, move.event
     state = advance(TASK, old.state, event)
@@ -195,11 +195,11 @@ def _derive(
 
     Asked of the database only for jobs that have more tasks than the ones that move.
     """
-    moved: defaultdict[str, list[tuple[TaskState, TaskState]]] = defaultdict(list)
+    by_job: defaultdict[str, list[tuple[TaskState, TaskState]]] = defaultdict(list)
     for move, new in zip(moves, after, strict=True):
-        moved[new.job_id].append((move.task.state, new.state))
-    counts = _count(conn, account_id, [j for j, h in heads.items() if len(moved[j]) < h.count])
-    for job_id, steps in moved.items():
+        by_job[new.job_id].append((move.task.state, new.state))
+    counts = _count(conn, account_id, [j for j, h in heads.items() if len(by_job[j]) < h.count])
+    for job_id, steps in by_job.items():
         known = job_id in counts
         for old, new_state in steps:
             counts[job_id][new_state] = counts[job_id].get(new_state, 0) + 1
@@ -207,15 +207,20 @@ def _derive(
                 counts[job_id][old] -= 1
     last_reason = {move.task.job_id: move.reason for move in moves}
     for job_id, head in heads.items():
-        was_ended = head.state in JOB_ENDED
-        head.state = job_state({state: n for state, n in counts[job_id].items() if n})
-        head.done = counts[job_id].get(TaskState.DONE, 0)
-        if head.state not in JOB_ENDED:
-            head.ended_ms = 0
-        elif not was_ended:
-            head.ended_ms = now_ms
-            if head.state is not JobState.DONE and not head.reason:
-                head.reason = last_reason[job_id]
+        settle(head, counts[job_id], last_reason[job_id], now_ms)
+
+
+def settle(head: JobHead, counts: dict[TaskState, int], last_reason: str, now_ms: int) -> None:
+    """Put into the head what follows from the states of its tasks. Pure but for the head."""
+    was_ended = head.state in JOB_ENDED
+    head.state = job_state({state: n for state, n in counts.items() if n})
+    head.done = counts.get(TaskState.DONE, 0)
+    if head.state not in JOB_ENDED:
+        head.ended_ms = 0
+    elif not was_ended:
+        head.ended_ms = now_ms
+        if head.state is not JobState.DONE and not head.reason:
+            head.reason = last_reason
 
 
 _COUNT = (
