@@ -2,7 +2,9 @@
 
     python tests/run.py [words for pytest …]
 
-With CI=true a skipped test is a failure: what is skipped there is tested nowhere.
+Without words it is one call of pytest for each suite, in turn, two processes to a suite where that
+is quicker; the last line counts all of them. With words it is one plain call. With CI=true a
+skipped test is a failure: what is skipped there is tested nowhere.
 """
 
 from __future__ import annotations
@@ -11,11 +13,40 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parent.parent
-SUITES = ("unit", "test_boundaries.py", "test_settings_documented.py", "conformance", "simulation")
-SLOW_SUITES = ("engine", "system")
+QUICK = ("unit", "test_boundaries.py", "test_settings_documented.py", "simulation")
+# A file's tests stay together, for what they share; tests/system/conftest.py says what system
+# tests share.
+BY_FILE = ("-n", "2", "--dist", "loadfile")
+BY_GROUP = ("-n", "2", "--dist", "loadgroup")
+
+
+@dataclass(frozen=True)
+class Suite:
+    """One call of pytest."""
+
+    name: str
+    paths: Sequence[str]
+    words: Sequence[str] = ()
+
+
+SUITES = (
+    Suite("unit", QUICK, BY_FILE),
+    Suite("conformance", ("conformance",), BY_FILE),
+    Suite("engine", ("engine",)),
+    Suite("system", ("system",), (*BY_GROUP, "-m", "not alone")),
+    # These compare times: another test beside them would be what they measure.
+    Suite("system, one by one", ("system",), ("-m", "alone")),
+)
+
 # Debian's package, and a program by which it is known to be there.
 NEEDED = {
     "postgresql": "initdb",  # the store
@@ -31,8 +62,50 @@ def main() -> int:
     if missing:
         install(missing)
     os.environ["PATH"] = os.pathsep.join([os.environ["PATH"], *map(str, postgresql())])
-    chosen = sys.argv[1:] or [f"tests/{suite}" for suite in (*SUITES, *SLOW_SUITES)]
-    return subprocess.call([sys.executable, "-m", "pytest", "--durations=8", *chosen], cwd=ROOT)
+    if sys.argv[1:]:
+        return pytest(sys.argv[1:])
+    return run_all()
+
+
+def run_all() -> int:
+    """Every suite, also after one that failed. 0 where all of all of them passed."""
+    counted: Counter[str] = Counter()
+    broken = []
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="foxden-tests-") as folder:
+        for suite in SUITES:
+            print(f"\n{suite.name}:", flush=True)
+            report = Path(folder) / "report.xml"
+            paths = [f"tests/{path}" for path in suite.paths]
+            # 5, no test at all, counts as broken like every other code: a suite that is not
+            # found is not one that passed.
+            if pytest([*suite.words, f"--junitxml={report}", *paths]) != 0:
+                broken.append(suite.name)
+            counted += counts(report)
+    told = ", ".join(f"{number} {what}" for what, number in counted.items() if number)
+    told += f" in {time.monotonic() - began:.0f} s"
+    if broken:
+        told = f"NOT ALL WELL in {'; '.join(broken)}: {told}"
+    print(f"\n===== all suites: {told} =====", flush=True)
+    return 1 if broken else 0
+
+
+def counts(report: Path) -> Counter[str]:
+    """How many tests passed, failed and were skipped; nothing where pytest wrote no report."""
+    if not report.exists():
+        return Counter()
+    suite = ElementTree.parse(report).getroot().find("testsuite")
+    report.unlink()
+    if suite is None:
+        return Counter()
+    failed = int(suite.get("failures", "0")) + int(suite.get("errors", "0"))
+    skipped = int(suite.get("skipped", "0"))
+    passed = int(suite.get("tests", "0")) - failed - skipped
+    return Counter({"passed": passed, "failed": failed, "skipped": skipped})
+
+
+def pytest(words: Sequence[str]) -> int:
+    return subprocess.call([sys.executable, "-m", "pytest", "--durations=8", *words], cwd=ROOT)
 
 
 def found(program: str) -> bool:

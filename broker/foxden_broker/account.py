@@ -6,7 +6,7 @@ import asyncio
 import datetime as dt
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from foxden_broker.blobs import BlobStore
@@ -35,6 +35,10 @@ def now_ms() -> int:
     return int(time.time() * 1000)
 
 
+def _nobody(_job_id: str, _count: int) -> None:
+    """No other broker plans for this account."""
+
+
 @dataclass
 class Account:
     """One account while the broker runs: the mirror of its pool, its links and its watchers."""
@@ -51,6 +55,7 @@ class Account:
     sessions: dict[str, Session] = field(default_factory=dict)  # by agent_id
     wake: asyncio.Event = field(default_factory=asyncio.Event)  # something to plan
     planned: bool = True  # False: another broker plans for it, and the mirror stays empty
+    tell_owner: Callable[[str, int], None] = _nobody  # of a job stored while not `planned`
     quotas: dict[str, Quota] = field(default_factory=dict)  # by member
     sweeping: asyncio.Lock = field(default_factory=asyncio.Lock)  # no blob is deleted by others
     doubts: set[tuple[str, int]] = field(default_factory=set)  # images to ask the store about
@@ -196,6 +201,14 @@ class Account:
         """The store does not say of these images what the mirror says: see doubts.py."""
         self.doubts.update((job_id, index) for index in indices)
         self.wake.set()
+
+    def stored(self, job_id: str, count: int) -> None:
+        """A job is in the store, or may be, and whoever plans may not know of it: by now that may
+        be another broker, or this one with another `Account`."""
+        if self.planned:
+            self.doubt(job_id, *range(count))
+        else:
+            self.tell_owner(job_id, count)
 
     async def lose(self, held: Held, reason: str) -> None:
         """The card that held this is gone. The store says whether it had begun: a start may be on

@@ -190,9 +190,14 @@ class Store(Protocol):
         """
         ...
 
-    async def retry(self, account_id: str, job_id: str, now_ms: int) -> Sequence[Change]:
+    async def retry(
+        self, account_id: str, job_id: str, now_ms: int, *, epoch: int | None = None
+    ) -> Sequence[Change]:
         """Queue the failed tasks of a job again, with their failures and losses set to 0. A job
-        in history comes back to the hot tables, unless there is nothing to retry."""
+        in history comes back to the hot tables, unless there is nothing to retry.
+
+        With `epoch`: raises LeaseLost, as `assign` does.
+        """
         ...
 
     # Agents and cards

@@ -140,9 +140,13 @@ def end_lease(
     return _apply_one(conn, account_id, head, Move(mine, event, reason), now_ms)
 
 
-def retry(conn: Connection, account_id: str, job_id: str, now_ms: int) -> tuple[Change, ...]:
+def retry(
+    conn: Connection, account_id: str, job_id: str, now_ms: int, epoch: int | None = None
+) -> tuple[Change, ...]:
     """While a cancel is still being carried out nothing is retried: the tasks that a card holds
     must not find their way back to the queue."""
+    if epoch is not None:
+        check_epoch(conn, account_id, epoch)
     head = lock_jobs(conn, account_id, [job_id]).get(job_id)
     if head is None and history.bring_back(conn, account_id, job_id):
         head = lock_jobs(conn, account_id, [job_id]).get(job_id)

@@ -212,10 +212,12 @@ class SqlStore:
             lambda conn, change: are_there(conn, account_id, _if_any(change)),
         )
 
-    async def retry(self, account_id: str, job_id: str, now_ms: int) -> Sequence[Change]:
+    async def retry(
+        self, account_id: str, job_id: str, now_ms: int, *, epoch: int | None = None
+    ) -> Sequence[Change]:
         self._memory.forget([(account_id, job_id)])
         return await self._write(
-            lambda conn: lease_rows.retry(conn, account_id, job_id, now_ms),
+            lambda conn: lease_rows.retry(conn, account_id, job_id, now_ms, epoch),
             lambda conn, changes: are_there(conn, account_id, changes),
         )
 
