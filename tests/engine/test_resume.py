@@ -31,10 +31,9 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:numpy"),
 ]
 
-STEPS = 5
-# Whose next step needs more than the latents and the generators. The others' doesn't: Euler,
-# Euler a, DDIM, LCM, TCD. The call after which it shows: DPM2 and the like are in the middle of
-# a step after every odd one.
+STEPS = 4
+POSITION = {"_step_index", "_begin_index", "is_scale_input_called"}
+# Whose next step needs more than that, the latents and the generators. The others' doesn't.
 STATEFUL = [
     "DPM++ 2M",
     "DPM++ 2M SDE",
@@ -96,10 +95,10 @@ def _every_call_has_its_checkpoint() -> Iterator[None]:
 
 def _engine() -> Any:
     from foxden_agent.engine.diffusers_engine import DiffusersEngine
-    from foxden_agent.engine.server import quiet_libraries
+    from foxden_agent.engine.server import _version, quiet_libraries
 
     quiet_libraries()
-    return DiffusersEngine("cpu", "test")
+    return DiffusersEngine("cpu", _version())  # it stands in the infotext
 
 
 @pytest.fixture(scope="module")
@@ -166,12 +165,21 @@ def _states(checkpoints: dict[str, bytes]) -> dict[str, bytes]:
 def test_without_the_schedulers_state_the_picture_is_another(
     sampler: str, whole: Any, other: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from foxden_agent.engine.errors import BadNumbers
     from foxden_agent.engine.scheduler_state import SchedulerState
 
     batch, run = whole(sampler, 1)
-    calls = run.calls // 2 | 1
-    monkeypatch.setattr(SchedulerState, "put_back", lambda self, changes, shape: None)
-    resumed = draw(other, going_on(batch, run.checkpoints[calls]))
+    calls = run.calls // 2
+    put_back = SchedulerState.put_back
+
+    def put_back_where_it_is(self: Any, changes: Any, shape: Any) -> None:
+        put_back(self, {k: v for k, v in changes.items() if k in POSITION}, shape)
+
+    monkeypatch.setattr(SchedulerState, "put_back", put_back_where_it_is)
+    try:
+        resumed = draw(other, going_on(batch, run.checkpoints[calls]))
+    except BadNumbers:  # in the middle of a step they compute NaN without their first half
+        return
     assert resumed.pictures.keys() == run.pictures.keys()
     assert resumed.pictures != run.pictures
 
@@ -182,17 +190,17 @@ def test_skipped_calls_never_reach_the_network(whole: Any, other: Any) -> None:
     made = []
     hook = other._pipe.unet.conv_in.register_forward_hook(lambda *args: made.append(args))
     try:
-        draw(other, going_on(batch, run.checkpoints[7]))
+        draw(other, going_on(batch, run.checkpoints[5]))
     finally:
         hook.remove()
-    assert len(made) == run.calls - 7
+    assert len(made) == run.calls - 5
 
 
 def test_progress_of_a_resumed_batch_begins_where_it_was(whole: Any, other: Any) -> None:
     batch, run = whole("Euler", 1)
     events: list[EngineEvent] = []
     other.generate(going_on(batch, run.checkpoints[3]), events.append, set)
-    assert [e.step.step for e in events if e.HasField("step")] == [3, 4, 5]
+    assert [e.step.step for e in events if e.HasField("step")] == [3, 4]
 
 
 def test_images_released_apart_and_joined_again_are_exact(
@@ -230,7 +238,7 @@ def test_image_to_image_that_goes_on_elsewhere_gives_the_uninterrupted_bytes(
     batch, drawn = whole(sampler, count)
     start = Image.open(io.BytesIO(drawn.pictures["0"])).convert("RGB")
     run = _image_to_image(engine, batch, start)
-    assert 1 < run.calls
+    assert run.calls > 1
     for calls in run.some_calls():
         resumed = _image_to_image(other, batch, start, run.checkpoints[calls])
         assert resumed.pictures == run.pictures, f"from call {calls} of {run.calls}"
@@ -311,22 +319,24 @@ TAMPERINGS: dict[str, Callable[[dict[str, Any], dict[str, Any]], object]] = {
     "its seed is 12": lambda t, a: a["identity"].update(seed=12),
     "another request": lambda t, a: a.update(request="00"),
     "no number of model calls": lambda t, a: a.update(calls="1"),
-    "of call 5 of 5": lambda t, a: a.update(calls=5),
+    "of call 4 of 4": lambda t, a: a.update(calls=4),
     "don't fit": lambda t, a: t.update(latents=_tensor(1, 4, 8, 8)),
     "are not one image's": lambda t, a: t.update(latents=_tensor(1, 4, 16, 16).long()),
-    r"infinite or none \(NaN\)": lambda t, a: t.update(latents=_tensor(1, 4, 16, 16, fill=1e39)),
+    r"infinite or none \(NaN\)": lambda t, a: t.update(
+        latents=_tensor(1, 4, 16, 16, fill=float("inf"))
+    ),
     "generator's state is none": lambda t, a: t.update(generator=t["generator"][:100].clone()),
     "mt19937": lambda t, a: t["generator"].fill_(255),
     "nothing refers to": lambda t, a: t.update(more=_tensor(1)),
-    "has 70 tensors": lambda t, a: t.update({str(i): _tensor(1) for i in range(66)}),
+    "more than 63 tensors": lambda t, a: t.update({str(i): _tensor(1) for i in range(66)}),
     "'step' is no state": lambda t, a: a["state"].update(step=1),
     "'__class__' is no state": lambda t, a: a["state"].update(__class__=1),
     "'_internal_dict' is no state": lambda t, a: a["state"].update(_internal_dict=1),
     "'sigmas' has the shape": lambda t, a: (
-        a["state"].update(sigmas={"tensor": "s"}),
+        a["state"].update(sigmas={"tensor": "s", "channels_last": False}),
         t.update(s=_tensor(3)),
     ),
-    "'model_outputs' is a list": lambda t, a: a["state"].update(model_outputs=[[1]]),
+    "'lower_order_nums' is a list": lambda t, a: a["state"].update(lower_order_nums=[[1]]),
     "going on failed": lambda t, a: a["state"].update(_step_index=10**6),
     "it can't be read": lambda t, a: a.pop("identity"),
 }
@@ -430,7 +440,7 @@ async def test_killed_process_leaves_checkpoints_that_others_go_on_from(
     make_batch: Any, other: Any, process: EngineProcess
 ) -> None:
     """A process is killed in the middle; what it left goes on here, and in another process."""
-    batch = make_batch(2, sampler="DPM++ SDE", steps=80)
+    batch = make_batch(2, sampler="DPM++ SDE", steps=30)
     batch.checkpoints = True
     newest: dict[str, Any] = {}
     async with await EngineProcess.start("cpu", timers=Timers()) as first:
@@ -438,7 +448,7 @@ async def test_killed_process_leaves_checkpoints_that_others_go_on_from(
             if event.HasField("checkpoint"):
                 newest[event.checkpoint.item_id] = event.checkpoint
             steps = {made.step for made in newest.values()}
-            if len(newest) == 2 and len(steps) == 1 and min(steps) >= 20:
+            if len(newest) == 2 and len(steps) == 1 and min(steps) >= 4:
                 break
         await first.kill()
     released = going_on(batch, {item_id: made.data for item_id, made in newest.items()})
@@ -446,7 +456,8 @@ async def test_killed_process_leaves_checkpoints_that_others_go_on_from(
     assert (await asyncio.to_thread(draw, other, released)).pictures == pictures
     events = [event async for event in process.generate(released)]
     assert _run(events).pictures == pictures
-    assert min(e.step.step for e in events if e.HasField("step")) >= 10
+    first = next(iter(newest.values())).step
+    assert min(e.step.step for e in events if e.HasField("step")) >= first * 30 // 59
 
 
 @pytest.mark.asyncio(loop_scope="module")

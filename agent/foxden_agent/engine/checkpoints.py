@@ -12,6 +12,9 @@ Checkpoints come from other machines, so reading is strict: bounded bytes, heade
 tensors, nothing allocated but what has arrived, and everything wrong is a BadCheckpoint, after
 which the image is drawn from the beginning.
 
+The order of the numbers in memory is part of it: image to image computes with channels last, and
+convolutions round differently then.
+
 What is promised: the same picture to the byte for equal batch size, threads, placement and
 versions; else within 2/255 in the mean. Placement and batch size are noted, not required.
 """
@@ -85,13 +88,13 @@ def write(snapshot: Snapshot, identity: Identity, request: ImageRequest, drawn_w
 
     Raises NotAState where it would be larger than limits.CHECKPOINT_BYTES.
     """
-    tensors = {"latents": snapshot.latents.contiguous(), "generator": snapshot.generators[0]}
+    tensors = {"generator": snapshot.generators[0]}
 
     def named(name: str, value: Value) -> Any:
         if isinstance(value, torch.Tensor):
             # A copy: one tensor may stand twice in a list, which safetensors refuses.
             tensors[name] = value.clone(memory_format=torch.contiguous_format)
-            return {"tensor": name}
+            return {"tensor": name, "channels_last": _channels_last(value)}
         if isinstance(value, list):
             return [named(f"{name}.{i}", item) for i, item in enumerate(value)]
         return value
@@ -103,6 +106,7 @@ def write(snapshot: Snapshot, identity: Identity, request: ImageRequest, drawn_w
         "salt": salt.hex(),
         "request": _digest(request, salt),
         "calls": snapshot.calls,
+        "latents": named("latents", snapshot.latents),
         "state": {name: named(f"state.{name}", value) for name, value in snapshot.state.items()},
         "drawn_with": drawn_with,
     }
@@ -120,8 +124,8 @@ def read(data: bytes, identity: Identity, request: ImageRequest) -> Snapshot:
         _require_same(about, identity, request)
         tensors = safetensors.torch.load(data)
         return _snapshot(about, tensors)
-    except (BadCheckpoint, NotAState) as error:
-        raise BadCheckpoint(str(error)) from error
+    except BadCheckpoint:
+        raise
     # Bytes from elsewhere: whatever is wrong with them, it is no reason to fail the image.
     except Exception as error:
         raise BadCheckpoint(f"it can't be read ({type(error).__name__})") from error
@@ -177,8 +181,8 @@ def _about(data: bytes) -> dict[str, Any]:
     if length > min(_HEADER_BYTES, len(data) - 8):
         raise BadCheckpoint("its header is too long")
     header = json.loads(data[8 : 8 + length])
-    if len(header) > 1 + _MOST_TENSORS:
-        raise BadCheckpoint(f"it has {len(header)} tensors")
+    if len(header) > _MOST_TENSORS:
+        raise BadCheckpoint(f"it has more than {_MOST_TENSORS - 1} tensors")
     about = json.loads(header["__metadata__"]["foxden"])
     if not isinstance(about, dict):
         raise BadCheckpoint("it does not say what it is")
@@ -197,7 +201,17 @@ def _require_same(about: dict[str, Any], identity: Identity, request: ImageReque
 
 
 def _snapshot(about: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Snapshot:
-    latents, generator, calls = tensors.pop("latents"), tensors.pop("generator"), about["calls"]
+
+    def value(stored: Any) -> Any:
+        if isinstance(stored, dict):
+            tensor = tensors.pop(stored["tensor"])
+            last = stored["channels_last"] is True and tensor.ndim == 4
+            return tensor.contiguous(memory_format=torch.channels_last) if last else tensor
+        if isinstance(stored, list):
+            return [value(item) for item in stored]
+        return stored  # JSON has nothing else
+
+    latents, generator, calls = value(about["latents"]), tensors.pop("generator"), about["calls"]
     if type(calls) is not int or calls < 1:
         raise BadCheckpoint(f"{calls!r:.40} is no number of model calls")
     if latents.ndim < 2 or latents.shape[0] != 1 or latents.dtype not in _FLOATS:
@@ -207,13 +221,6 @@ def _snapshot(about: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Snapsh
     if generator.dtype != torch.uint8 or generator.shape != torch.Generator().get_state().shape:
         raise BadCheckpoint("its generator's state is none of this version of torch")
 
-    def value(stored: Any) -> Any:
-        if isinstance(stored, dict):
-            return tensors.pop(stored["tensor"])
-        if isinstance(stored, list):
-            return [value(item) for item in stored]
-        return stored  # JSON has nothing else
-
     state = {name: value(stored) for name, stored in about["state"].items()}
     if tensors:
         raise BadCheckpoint(f"it has tensors that nothing refers to: {min(tensors)!r:.40}")
@@ -221,6 +228,14 @@ def _snapshot(about: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Snapsh
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise BadCheckpoint("some of its numbers are infinite or none (NaN)")
     return Snapshot(calls, latents, [generator], state)
+
+
+def _channels_last(tensor: torch.Tensor) -> bool:
+    return (
+        tensor.ndim == 4
+        and not tensor.is_contiguous()
+        and tensor.is_contiguous(memory_format=torch.channels_last)
+    )
 
 
 def _digest(request: ImageRequest, salt: bytes) -> str:
