@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib.util
 import inspect
 import io
 import platform
@@ -27,9 +28,8 @@ from foxden_agent.engine.loading import load_pipeline, weights_bytes
 from foxden_agent.engine.sampler_driver import OnEvent, SamplerDriver, ShouldStop
 from foxden_agent.engine.samplers import (
     NoSuchCombination,
-    samplers,
+    offered,
     scheduler_options,
-    schedules,
 )
 from foxden_proto.batches import batch_key
 from foxden_proto.v1.engine_pb2 import (
@@ -68,7 +68,9 @@ class DiffusersEngine:
         return EngineDescription(
             device=_describe_device(self._device, in_use=True),
             devices=devices,
-            samplers=[Sampler(name=name, schedules=schedules(name)) for name in samplers()],
+            samplers=[
+                Sampler(name=name, schedules=names) for name, names in offered(_missing()).items()
+            ],
             versions=f"torch {torch.__version__.partition('+')[0]}, "
             f"diffusers {diffusers.__version__}",
         )
@@ -256,6 +258,11 @@ def encode_png(image: Image.Image, request: ImageRequest, version: str) -> bytes
     stream = io.BytesIO()
     image.save(stream, "PNG", pnginfo=info, compress_level=PNG_LEVEL)
     return stream.getvalue()
+
+
+def _missing() -> set[str]:
+    """Libraries that some samplers need and this installation lacks."""
+    return {name for name in ("scipy", "torchsde") if importlib.util.find_spec(name) is None}
 
 
 def _resume(batch: Batch, identities: list[Identity]) -> Snapshot | None:
