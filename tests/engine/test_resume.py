@@ -482,3 +482,18 @@ async def test_new_process_goes_on_to_the_uninterrupted_bytes(
         resumed = going_on(batch, run.checkpoints[calls])
         events = [event async for event in process.generate(resumed)]
         assert _run(events).pictures == run.pictures, f"from call {calls} of {run.calls}"
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_share_of_the_time_changes_no_picture_and_is_checked(
+    make_batch: Any, process: EngineProcess
+) -> None:
+    batch = make_batch(steps=3)
+    full = [event async for event in process.generate(batch)]
+    with pytest.raises(EngineRefused, match="a share of 0 is not above 0") as caught:
+        await process.set_share(0.0)
+    assert not caught.value.retryable
+    await process.set_share(0.5)
+    rested = [event async for event in process.generate(batch)]
+    await process.set_share(1.0)
+    assert _run(rested).pictures == _run(full).pictures

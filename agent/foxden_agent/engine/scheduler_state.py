@@ -75,10 +75,10 @@ class SchedulerState:
                 self._require_shape(name, tensor, latents_shape)
             setattr(self._scheduler, name, list(value) if isinstance(value, list) else value)
 
-    def _is_as_it_was(self, name: str, value: object) -> bool:
+    def _is_as_it_was(self, name: str, value: Any) -> bool:
         if name not in self._base:
             return False
-        base = self._base[name]
+        base: Any = self._base[name]
         if isinstance(value, torch.Tensor):
             return value is base and value._version == self._versions.get(name)
         if isinstance(value, list):
