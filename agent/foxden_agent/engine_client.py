@@ -30,6 +30,7 @@ from foxden_proto.v1.engine_pb2 import (
     LoadRequest,
     LoadResponse,
     ModelSource,
+    SetShareRequest,
     StopRequest,
 )
 from foxden_proto.v1.engine_pb2_grpc import EngineStub
@@ -49,6 +50,7 @@ _RETRYABLE = frozenset(
         grpc.StatusCode.RESOURCE_EXHAUSTED,  # a card with more memory can
         grpc.StatusCode.DATA_LOSS,  # NaN: a card that computes in more precision may not
         grpc.StatusCode.ALREADY_EXISTS,  # it draws another batch
+        grpc.StatusCode.ABORTED,  # the checkpoint doesn't fit: from the beginning it can be drawn
         grpc.StatusCode.INTERNAL,  # unforeseen; the broker counts how often
         grpc.StatusCode.UNKNOWN,
         grpc.StatusCode.CANCELLED,
@@ -94,6 +96,12 @@ class EngineRefused(EngineFailed):
     @property
     def out_of_memory(self) -> bool:
         return self.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+    @property
+    def about_the_checkpoint(self) -> bool:
+        """True where the batch could not go on from the checkpoints it came with; nothing is wrong
+        with its images, and drawn from the beginning they are no failure of card or model."""
+        return self.code is grpc.StatusCode.ABORTED
 
     @property
     def unforeseen(self) -> bool:
@@ -206,9 +214,23 @@ class EngineProcess:
             "stopping",
         )
 
+    async def set_share(self, share: float) -> None:
+        """Duty cycle: the share of the time that is worked, above 0 and at most 1 (no rests).
+
+        Counts at once, also within a step's rest, until the engine ends.
+        """
+        await self._patiently(
+            self._calls.SetShare(SetShareRequest(share=share), metadata=self._metadata),
+            self._timers.engine_silent,
+            "setting its share",
+        )
+
     async def generate(self, batch: Batch) -> AsyncIterator[EngineEvent]:
         """Draw a batch. Ends after each item has its picture or its EngineStopped.
 
+        With `batch.checkpoints`, EngineCheckpoints come in between; keep each item's newest. A
+        batch whose items come with one goes on from there, or is refused
+        (`about_the_checkpoint`).
         Leaving the iterator early (aclose) stops the batch. Raises EngineSilent where no event
         came for `timers.engine_silent` seconds, or `load_budget` seconds while loading.
         """
@@ -280,7 +302,10 @@ class EngineProcess:
             line.removeprefix("listening "),
             options=[
                 ("grpc.max_receive_message_length", limits.PICTURE_BYTES + limits.MIB),
-                ("grpc.max_send_message_length", limits.PICTURE_BYTES + limits.MIB),
+                (
+                    "grpc.max_send_message_length",
+                    limits.BATCH_IMAGES * limits.CHECKPOINT_BYTES + limits.MIB,
+                ),
                 ("grpc.enable_http_proxy", 0),
                 # A process on the same machine can't be "temporarily unreachable".
                 ("grpc.enable_retries", 0),

@@ -25,6 +25,7 @@ CHUNK_BYTES = 64 * KIB  # one message of an upload or download
 UPLOAD_BYTES = 64 * MIB
 PICTURE_BYTES = 64 * MIB
 PREVIEW_BYTES = 64 * KIB
+CHECKPOINT_BYTES = 32 * MIB  # of one image: six tensors of 4096 x 4096 pixels' latents in float32
 INLINE_PICTURE_BYTES = 2 * MIB  # a picture that comes with the event that tells of it
 FRAME_BYTES = 256 * KIB  # one link frame
 CARDS_PER_AGENT = 16

@@ -17,6 +17,7 @@ import sys
 import time
 from pathlib import Path
 
+import checkpointing
 import demo
 import fanout
 import imports
@@ -36,6 +37,7 @@ BENCHMARKS = {
     "fanout": fanout.run,
     "demo": demo.run,
     "import": imports.run,
+    "checkpoint": checkpointing.run,
     "submit": submitting.run,
     "schedule": scheduling.run,
     "policy": policy.run,

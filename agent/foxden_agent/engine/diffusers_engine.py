@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib.util
 import inspect
 import io
 import platform
@@ -18,15 +19,17 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from foxden_agent.engine.errors import BadRequest, OutOfMemory
+from foxden_agent.engine import checkpoints
+from foxden_agent.engine.checkpoints import Identity, Snapshot
+from foxden_agent.engine.duty_cycle import DutyCycle, Share, always_working
+from foxden_agent.engine.errors import BadCheckpoint, BadRequest, OutOfMemory
 from foxden_agent.engine.infotext import infotext
 from foxden_agent.engine.loading import load_pipeline, weights_bytes
 from foxden_agent.engine.sampler_driver import OnEvent, SamplerDriver, ShouldStop
 from foxden_agent.engine.samplers import (
     NoSuchCombination,
-    samplers,
+    offered,
     scheduler_options,
-    schedules,
 )
 from foxden_proto.batches import batch_key
 from foxden_proto.v1.engine_pb2 import (
@@ -65,7 +68,9 @@ class DiffusersEngine:
         return EngineDescription(
             device=_describe_device(self._device, in_use=True),
             devices=devices,
-            samplers=[Sampler(name=name, schedules=schedules(name)) for name in samplers()],
+            samplers=[
+                Sampler(name=name, schedules=names) for name, names in offered(_missing()).items()
+            ],
             versions=f"torch {torch.__version__.partition('+')[0]}, "
             f"diffusers {diffusers.__version__}",
         )
@@ -85,9 +90,17 @@ class DiffusersEngine:
         self._loaded = wanted
         return LoadResponse(seconds=time.perf_counter() - started, memory=weights_bytes(self._pipe))
 
-    def generate(self, batch: Batch, on_event: OnEvent, should_stop: ShouldStop) -> None:
+    def generate(
+        self,
+        batch: Batch,
+        on_event: OnEvent,
+        should_stop: ShouldStop,
+        share: Share = always_working,
+    ) -> None:
         """Draw the batch; each picture, stage and finished step goes to `on_event`.
 
+        So does each checkpoint that was asked for, from another thread. Items with a checkpoint go
+        on from it. `share` is asked again and again: the part of the time that is worked.
         Image i of the batch depends on its own request alone (its seed makes its noise, on the
         CPU), up to rounding: bit-identical for equal batch size, threads, placement and versions.
         Raises EngineError, or Stopped once every item was stopped.
@@ -97,20 +110,36 @@ class DiffusersEngine:
             on_event(EngineEvent(stage=EngineStage(stage="loading")))
             self.load(batch.model)
         requests = [item.request for item in batch.items]
-        driver = SamplerDriver(
-            [item.item_id for item in batch.items], shared.steps, on_event, should_stop
-        )
         started = time.perf_counter()
         own_scheduler = self._pipe.scheduler
         try:
             self._pipe.scheduler = self._build_scheduler(shared, [r.seed for r in requests])
+            identities = [self._identity(batch.model, request) for request in requests]
+            generators = [torch.Generator("cpu").manual_seed(r.seed) for r in requests]
+            drawn_with = f"{self._placement()}, batch of {len(requests)}, torch {torch.__version__}"
+
+            def write(index: int, snapshot: Snapshot) -> bytes:
+                return checkpoints.write(snapshot, identities[index], requests[index], drawn_with)
+
+            driver = SamplerDriver(
+                [item.item_id for item in batch.items],
+                shared.steps,
+                on_event,
+                should_stop,
+                generators=generators,
+                write=write if batch.checkpoints else None,
+                resume=_resume(batch, identities),
+                duty_cycle=DutyCycle(share),
+            )
             with (
                 self._memory(f"drawing {len(requests)} x {shared.width}x{shared.height}"),
                 driver.attached(self._pipe) as after_call,
             ):
                 driver.stage("encoding")
                 images = self._pipe(
-                    **self._arguments(shared, requests), callback_on_step_end=after_call
+                    **self._arguments(shared, requests),
+                    generator=generators,
+                    callback_on_step_end=after_call,
                 ).images
         finally:
             # The next scheduler is made from the model's own configuration, not from this one's.
@@ -136,7 +165,6 @@ class DiffusersEngine:
         arguments: dict[str, Any] = {
             "prompt": [request.prompt for request in requests],
             "num_inference_steps": shared.steps,
-            "generator": [torch.Generator("cpu").manual_seed(r.seed) for r in requests],
             "width": shared.width,
             "height": shared.height,
             "output_type": "pil",
@@ -148,6 +176,22 @@ class DiffusersEngine:
         elif any(request.negative_prompt for request in requests):
             raise BadRequest("this model takes no negative prompt: leave it empty")
         return arguments
+
+    def _identity(self, model: ModelSource, request: ImageRequest) -> Identity:
+        """What this image's checkpoint belongs to. The scheduler must be built already."""
+        return Identity(
+            diffusers=diffusers.__version__,
+            pipeline=type(self._pipe).__name__,
+            scheduler=type(self._pipe.scheduler).__name__,
+            model=model.sha256,
+            sampler=request.sampler,
+            schedule=request.schedule or "automatic",
+            steps=request.steps,
+            guidance_scale=request.guidance_scale,
+            width=request.width,
+            height=request.height,
+            seed=request.seed,
+        )
 
     def _build_scheduler(self, shared: ImageRequest, seeds: list[int]) -> Any:
         """A fresh scheduler: it keeps state, and a second batch must not start from the first's."""
@@ -214,6 +258,25 @@ def encode_png(image: Image.Image, request: ImageRequest, version: str) -> bytes
     stream = io.BytesIO()
     image.save(stream, "PNG", pnginfo=info, compress_level=PNG_LEVEL)
     return stream.getvalue()
+
+
+def _missing() -> set[str]:
+    """Libraries that some samplers need and this installation lacks."""
+    return {name for name in ("scipy", "torchsde") if importlib.util.find_spec(name) is None}
+
+
+def _resume(batch: Batch, identities: list[Identity]) -> Snapshot | None:
+    """What the batch goes on from; None where it begins. Raises BadCheckpoint."""
+    if not any(item.checkpoint for item in batch.items):
+        return None
+    if not all(item.checkpoint for item in batch.items):
+        raise BadCheckpoint("others of the batch have none")
+    return checkpoints.join(
+        [
+            checkpoints.read(item.checkpoint, identity, item.request)
+            for item, identity in zip(batch.items, identities, strict=True)
+        ]
+    )
 
 
 def _shared_request(batch: Batch) -> ImageRequest:
