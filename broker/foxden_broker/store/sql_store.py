@@ -25,6 +25,7 @@ from foxden_broker.store.base import (
     Cancelled,
     CardRow,
     Change,
+    Checkpoint,
     Decide,
     Job,
     JobPage,
@@ -196,11 +197,21 @@ class SqlStore:
         event: TaskEvent | Decide,
         reason: str,
         now_ms: int,
+        *,
+        checkpoint: Checkpoint | None = None,
+        forget_checkpoint: bool = False,
     ) -> Change | None:
         return await self._write(
-            lambda conn: lease_rows.end_lease(conn, account_id, lease, event, reason, now_ms),
+            lambda conn: lease_rows.end_lease(
+                conn, account_id, lease, event, reason, now_ms, checkpoint, forget_checkpoint
+            ),
             lambda conn, change: are_there(conn, account_id, _if_any(change)),
         )
+
+    async def keep_checkpoints(
+        self, account_id: str, told: Sequence[tuple[Lease, Checkpoint]]
+    ) -> Sequence[Checkpoint]:
+        return await self._write(lambda conn: lease_rows.keep_checkpoints(conn, account_id, told))
 
     async def retry(self, account_id: str, job_id: str, now_ms: int) -> Sequence[Change]:
         return await self._write(
