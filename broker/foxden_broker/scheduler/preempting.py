@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -19,7 +20,7 @@ from foxden_broker.scheduler.facts import BULK, INTERACTIVE, Image, Preempt
 from foxden_broker.scheduler.lines import Job
 from foxden_broker.scheduler.placing import Placing
 
-_LOOK_AT = 256  # busy cards, those busy for longest first
+_LOOK_AT = 64  # busy cards, those busy for longest first
 _AT_ONCE = 8  # urgent images that one plan finds room for
 _REASON = "more urgent work needs the card"
 
@@ -38,11 +39,14 @@ def preempts(placed: Placing) -> tuple[Preempt, ...]:
     victims = list(_victims(placed)) if len(urgent) > under_way else []
     found: list[Preempt] = []
     for job, index in urgent[under_way:]:
+        latest = float(placed._cost(job.facts.kind, urgent=True).min())
+        latest -= state.settings.preempt_gain
+        latest = min(latest, sys.float_info.max)  # none takes it as things are: any is better
         best = min(
             (
                 (end, -batch.ends, card.facts.card_id, card, batch)
                 for card, batch in victims
-                if (end := _end_there(placed, job, index, card, batch)) < math.inf
+                if (end := _end_there(placed, job, index, card, batch)) <= latest
             ),
             key=lambda one: one[:3],
             default=None,
@@ -98,8 +102,8 @@ def _gives_way(placed: Placing, batch: Batch, image: Image) -> bool:
 
 
 def _end_there(placed: Placing, job: Job, index: int, card: Card, batch: Batch) -> float:
-    """When the urgent image would be drawn if this card gave way for it; inf where it is not worth
-    it, or not possible."""
+    """When the urgent image would be drawn if this card gave way for it; inf where the switch costs
+    too much, or is not possible."""
     state, now, kind = placed.state, placed.now, job.facts.kind
     settings, estimates = state.settings, state.estimates
     if not placed.table.capable(kind)[card.row]:
@@ -115,6 +119,4 @@ def _end_there(placed: Placing, job: Job, index: int, card: Card, batch: Batch) 
         cost += load + estimates.load(card.facts, batch.kind.model, batch.kind.model_bytes)
     if batch.ends - now < settings.preempt_ratio * cost:
         return math.inf
-    end = begins + estimates.seconds(card.facts, kind)
-    sooner = float(placed._cost(kind, urgent=True).min()) - end
-    return end if sooner >= settings.preempt_gain else math.inf
+    return begins + estimates.seconds(card.facts, kind)
