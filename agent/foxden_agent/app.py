@@ -33,6 +33,7 @@ from foxden_proto.v1 import pool_pb2
 log = logging.getLogger(__name__)
 
 _REASON_CHARACTERS = 300
+_STOPPED = "its owner stopped it"
 
 
 class StartError(Exception):
@@ -119,9 +120,18 @@ async def agent(settings: AgentSettings) -> AsyncIterator[Running]:
                 yield Running(agent_id, cards, online, failed)
             finally:
                 # Said before anything is torn down, so that the images go elsewhere at once.
-                link.goodbye("its owner stopped it")
+                link.drain(_STOPPED)
+                await _give_back_all(workers, settings.timers.release / 5)
+                link.goodbye(_STOPPED)
                 driver.flush()
                 await asyncio.sleep(0.05)
+
+
+async def _give_back_all(workers: dict[str, CardWorker], within: float) -> None:
+    """What is drawn goes on elsewhere from its last step, if that takes no longer than `within`."""
+    for worker in workers.values():
+        worker.give_back([_STOPPED])
+    await asyncio.gather(*(worker.last_things(within) for worker in workers.values()))
 
 
 def _scan(settings: AgentSettings) -> list[LocalModel]:
@@ -230,6 +240,9 @@ def _handle(
         case pb.StopTask():
             for worker in workers.values():
                 worker.stop(LeaseKey.of(event.lease))
+        case pb.Preempt():
+            for worker in workers.values():
+                worker.preempt(LeaseKey.of(event.lease), event.reason)
         case Dropped() | LeasesExpired():
             for key in event.leases:
                 for worker in workers.values():

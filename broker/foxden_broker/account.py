@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from foxden_broker.blobs import BlobStore
 from foxden_broker.catalogue import resolve
+from foxden_broker.checkpoints import Checkpoints
 from foxden_broker.hub import Hub
 from foxden_broker.inlining import Recent, Sending
 from foxden_broker.metrics import Metrics
@@ -19,7 +20,16 @@ from foxden_broker.quotas import Defaults, day_of, refusal, room
 from foxden_broker.retries import after_loss
 from foxden_broker.scheduler import backlog
 from foxden_broker.session import Session
-from foxden_broker.store.base import Change, Decide, Job, Lease, Quota, Store, Task
+from foxden_broker.store.base import (
+    Change,
+    Checkpoint,
+    Decide,
+    Job,
+    Lease,
+    Quota,
+    Store,
+    Task,
+)
 from foxden_broker.uploads import Signer
 from foxden_proto import logs
 from foxden_proto.problems import Problem
@@ -62,6 +72,7 @@ class Account:
     puts_elsewhere: dict[Lease, list[str]] = field(default_factory=dict)  # of leases not held here
     recent: Recent = field(default_factory=Recent)
     sending: Sending = field(default_factory=Sending)
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
 
     _ahead: asyncio.Task[None] | None = None  # a deep backlog being planned
 
@@ -77,6 +88,8 @@ class Account:
             releasing = task.state is TaskState.RELEASING
             unknown = 3 * self.timers.unknown_run + self.timers.load_budget
             self.pool.restore(job, task, now + (self.timers.release if releasing else unknown))
+            if task.checkpoint is not None:
+                self.checkpoints.remember(task.checkpoint.sha256, now_ms())
         for held in self.pool.held.values():
             self.sessions.setdefault(held.agent_id, Session(held.agent_id, self.timers, now))
         self.wake.set()
@@ -178,14 +191,31 @@ class Account:
     # Changes that both doors make
 
     async def end_lease(
-        self, lease: Lease, event: TaskEvent | Decide, reason: str, *, blame: bool = False
+        self,
+        lease: Lease,
+        event: TaskEvent | Decide,
+        reason: str,
+        *,
+        blame: bool = False,
+        checkpoint: Checkpoint | None = None,
+        forget_checkpoint: bool = False,
     ) -> Change | None:
-        """End a lease in the store, then here. `blame`: the card is at fault. None: it was not
-        held any more."""
-        change = await self.store.end_lease(self.account_id, lease, event, reason, now_ms())
+        """End a lease in the store, then here. `blame`: the card is at fault. `checkpoint`: where
+        another card can go on. None: it was not held any more."""
+        told = self.checkpoints.forget(lease)  # in case it is not written down yet
+        change = await self.store.end_lease(
+            self.account_id,
+            lease,
+            event,
+            reason,
+            now_ms(),
+            checkpoint=checkpoint or told,
+            forget_checkpoint=forget_checkpoint,
+        )
         if change is not None:
             self.noted(change)
-            self.pool.ended(lease, change.task.state, change.event, blame=blame)
+            kept = change.task.checkpoint
+            self.pool.ended(lease, change.task.state, change.event, blame=blame, checkpoint=kept)
             log.info(
                 *("image %s/%d: %s (%s)", lease.job_id, lease.index, change.event.value, reason),
                 extra=logs.fields(
@@ -221,6 +251,15 @@ class Account:
             return
         capable = self.capable_ids(held.lease.job_id)
         await self.end_lease(held.lease, after_loss(capable), reason, blame=held.started)
+
+    async def begin_again(self, held: Held, reason: str) -> None:
+        """Its card cannot go on from the checkpoint: another draws it from the beginning. That is
+        no failure, and cannot repeat itself: the checkpoint is forgotten."""
+        event = TaskEvent.REFUSE
+        if held.started:
+            await self.release(held, reason)
+            event = TaskEvent.RELEASED
+        await self.end_lease(held.lease, event, reason, forget_checkpoint=True)
 
     async def release(self, held: Held, reason: str) -> None:
         """It is given back; its last checkpoint may follow until the held one's deadline."""
@@ -281,7 +320,7 @@ class Account:
         if not job.resolved:
             told.position = self.pool.position(job)
             return told
-        place = self.pool.outlook.place(job.job_id, time.monotonic())
+        place = self.pool.place(job, time.monotonic())
         told.position = place.position
         if not told.waiting_for and place.p50 is not None and place.p90 is not None:
             told.eta_p50, told.eta_p90 = round(place.p50, 1), round(place.p90, 1)

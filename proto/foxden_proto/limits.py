@@ -7,6 +7,7 @@ MIB = 1024 * KIB
 
 PROMPT_CHARACTERS = (0, 10_000)
 STEPS = (1, 150)
+MODEL_CALLS = (1, 4 * STEPS[1])  # behind a checkpoint; some samplers call the model twice a step
 GUIDANCE_SCALE = (0.0, 50.0)
 SIDE_PIXELS = (16, 4096)
 SIDE_MULTIPLE = 8

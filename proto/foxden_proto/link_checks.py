@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +16,8 @@ from foxden_proto.v1 import pool_pb2
 _ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _MODEL_NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_RECEIPT_CHARACTERS = 200
+_LOAD_SECONDS = 24 * 3600.0
 
 
 class LinkError(Exception):
@@ -53,6 +56,15 @@ def check_payload(payload: Message) -> None:
             check_progress(payload)
         case pb.Heartbeat():
             check_heartbeat(payload)
+        case pb.TaskCheckpoint():
+            check_checkpoint(payload.checkpoint, payload.receipt)
+        case pb.TaskReleased():
+            if payload.HasField("checkpoint"):
+                if payload.releasing:
+                    raise LinkError("a release that has only begun comes with a checkpoint")
+                check_checkpoint(payload.checkpoint, payload.receipt)
+        case pb.ModelLoaded():
+            check_loaded(payload)
         case pb.Acknowledged() | pb.Refused():
             if len(payload.leases) > limits.HELD_LEASES:
                 raise LinkError(f"{len(payload.leases)} leases in one frame")
@@ -103,6 +115,29 @@ def check_progress(progress: pb.TaskProgress) -> None:
         raise LinkError(f"progress says step {progress.step} of {progress.steps}")
     if len(progress.preview) > limits.PREVIEW_BYTES:
         raise LinkError(f"a preview of {len(progress.preview)} bytes")
+
+
+def check_checkpoint(checkpoint: pb.Checkpoint, receipt: str) -> None:
+    """Refuse a checkpoint that cannot be one. Raises LinkError."""
+    if not _SHA256.fullmatch(checkpoint.sha256):
+        raise LinkError("a checkpoint has no sha256")
+    if not 1 <= checkpoint.size <= limits.CHECKPOINT_BYTES:
+        raise LinkError(f"a checkpoint of {checkpoint.size} bytes")
+    low, high = limits.MODEL_CALLS
+    if not low <= checkpoint.step <= high:
+        raise LinkError(f"a checkpoint of step {checkpoint.step}")
+    if not 1 <= len(receipt) <= _RECEIPT_CHARACTERS:
+        raise LinkError("a checkpoint comes without the receipt of its PUT")
+    if checkpoint.path:
+        raise LinkError("where a checkpoint is fetched is the broker's to say")
+
+
+def check_loaded(loaded: pb.ModelLoaded) -> None:
+    """Refuse what no loading can have been: the scheduler learns from it. Raises LinkError."""
+    if not _ID.fullmatch(loaded.card_id) or not _SHA256.fullmatch(loaded.model_sha256):
+        raise LinkError("a loaded model has no card or no sha256")
+    if not (math.isfinite(loaded.seconds) and 0 <= loaded.seconds <= _LOAD_SECONDS):
+        raise LinkError(f"a model was loaded in {loaded.seconds:g} s")
 
 
 def _check_model(model: pool_pb2.Model) -> None:

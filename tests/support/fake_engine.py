@@ -2,6 +2,8 @@
 real socket in a real process, and its prompts say how it is to behave:
 
     "slow"     takes steps until it is told to stop
+    "stuck"    takes three steps, and then one that never ends
+    "stale"    refuses to go on from any checkpoint
     "poison"   ends the whole batch with INTERNAL, as an error inside torch does
     "deadly"   the process is gone
     "big"      out of memory where it does not ride alone
@@ -9,8 +11,12 @@ real socket in a real process, and its prompts say how it is to behave:
     "broken"   a model that cannot be loaded
     else       a picture after two steps
 
+A checkpoint of it is its step and its prompt in words. It goes on from one at the step that this
+names, and where it finds something else there, it refuses.
+
 The folder FAKE_ENGINE names holds `state` (`well`; `ill`: INTERNAL to everything; `dead`: does not
-start) and `calls`, where each batch is written down as one line of JSON.
+start) and `calls`, where each batch is written down as one line of JSON: process id, prompts, and
+the step that it went on from.
 """
 
 from __future__ import annotations
@@ -50,7 +56,16 @@ def install(folder: Path) -> Path:
 def calls(folder: Path) -> list[tuple[int, list[str]]]:
     """The process id and the prompts of each batch that an engine of this folder was given."""
     lines = (folder / "calls").read_text().splitlines()
-    return [(pid, prompts) for pid, prompts in map(json.loads, lines)]
+    return [(pid, prompts) for pid, prompts, _ in map(json.loads, lines)]
+
+
+def resumed(folder: Path) -> list[int]:
+    """The step that each batch went on from."""
+    return [json.loads(line)[2] for line in (folder / "calls").read_text().splitlines()]
+
+
+def checkpoint(prompt: str, step: int) -> bytes:
+    return f"step {step} of {prompt}".encode()
 
 
 class FakeEngine(EngineServicer):
@@ -72,8 +87,16 @@ class FakeEngine(EngineServicer):
         self, request: pb.Batch, context: grpc.ServicerContext
     ) -> Iterator[pb.EngineEvent]:
         prompts = [item.request.prompt for item in request.items]
+        (begun,) = {
+            item.checkpoint.split(b" ")[1] if item.checkpoint else b"0" for item in request.items
+        }
+        step = int(begun)
         with (self._folder / "calls").open("a") as file:
-            file.write(json.dumps([os.getpid(), prompts]) + "\n")
+            file.write(json.dumps([os.getpid(), prompts, step]) + "\n")
+        for item in request.items:
+            whole = not step or item.checkpoint == checkpoint(item.request.prompt, step)
+            if not whole or (step and item.request.prompt == "stale"):
+                context.abort(grpc.StatusCode.ABORTED, "this checkpoint is of another request")
         if "broken" in prompts:
             yield pb.EngineEvent(stage=pb.EngineStage(stage="loading"))
             context.abort(grpc.StatusCode.FAILED_PRECONDITION, "it can't be loaded")
@@ -85,10 +108,18 @@ class FakeEngine(EngineServicer):
         if "huge" in prompts or ("big" in prompts and len(prompts) > 1):
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "out of memory")
         left = {item.item_id: item for item in request.items}
-        step = 0
-        while step < 2 or any(item.request.prompt == "slow" for item in left.values()):
+        first = step
+        while step < first + 2 or any(
+            item.request.prompt in ("slow", "stuck") for item in left.values()
+        ):
             step += 1
+            if step == first + 4 and any(i.request.prompt == "stuck" for i in left.values()):
+                threading.Event().wait()
             yield pb.EngineEvent(step=pb.EngineStep(step=step, steps=1_000_000))
+            for item_id, item in left.items() if request.checkpoints else ():
+                kept = checkpoint(item.request.prompt, step)
+                told = pb.EngineCheckpoint(item_id=item_id, step=step, data=kept)
+                yield pb.EngineEvent(checkpoint=told)
             for item_id in self._stopped & set(left):
                 del left[item_id]
                 yield pb.EngineEvent(stopped=pb.EngineStopped(item_id=item_id))

@@ -52,6 +52,7 @@ class Card:
     away_since: float = -math.inf  # when it was given work last, unless it is now
     loaded: frozenset[str] = frozenset()  # models in its memory
     held: list[Batch] = field(default_factory=list)  # the running one, the staged one
+    preempted: float = -math.inf  # when it was asked to give way to urgent work last
     switched: float = -math.inf  # when its newest model was asked for
 
     @property

@@ -91,6 +91,16 @@ class Give:
 
 
 @dataclass(frozen=True)
+class Preempt:
+    """Ask this card to release these images, all of the one batch that it draws, with their
+    checkpoints: more urgent work waits for it."""
+
+    card_id: str
+    images: tuple[Image, ...]
+    reason: str
+
+
+@dataclass(frozen=True)
 class Expire:
     """End this waiting image as expired: it cannot be done by its deadline any more."""
 
@@ -109,4 +119,5 @@ class Plan:
     actions: tuple[Action, ...]
     wake_at: float = math.inf
     backlog_seconds: float = 0.0  # work that waits, spread over all cards that accept work
+    preempts: tuple[Preempt, ...] = ()  # beside the actions; may be left undone
     wants_allotments: bool = False  # deep enough for the linear programme (backlog.py)

@@ -180,6 +180,13 @@ def moved(move: Move, revision: int, now_ms: int) -> Task:
         changed |= {"failures": 0, "losses": 0, "ended_ms": 0}
     if state in TASK_ENDED:
         changed["ended_ms"] = now_ms
+    if state in TASK_ENDED or event is TaskEvent.FAIL or move.forget_checkpoint:
+        # What an engine failed on may be at fault itself.
+        changed["checkpoint"] = None
+    elif (new := move.checkpoint) is not None and new.step > (
+        old.checkpoint.step if old.checkpoint else 0
+    ):
+        changed["checkpoint"] = new
     return replace(old, **changed)
 
 
@@ -255,4 +262,8 @@ def are_there(conn: Connection, account_id: str, changes: Sequence[Change]) -> b
         return False
     told = changes[0].task
     found = lock_task(conn, account_id, told.job_id, told.index)
-    return found is not None and found[1] == replace(told, picture=None, attempts=())
+    if found is None:
+        return False
+    # A checkpoint may have been told since; it is no move.
+    plain = replace(told, picture=None, attempts=(), checkpoint=None)
+    return replace(found[1], checkpoint=None) == plain

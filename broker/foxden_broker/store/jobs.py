@@ -38,8 +38,8 @@ from foxden_broker.store.change_rows import Move
 from foxden_broker.store.changes import apply, lock_jobs, write_heads
 from foxden_broker.store.database import execute_all, rows_of, upsert
 from foxden_broker.store.rows import (
+    CHECKPOINT_COLUMNS,
     JOB_COLUMNS,
-    TASK_COLUMNS,
     as_job,
     pick_tasks,
     read_changed,
@@ -195,11 +195,12 @@ def _inserting_tasks() -> Insert:
             numbers.c.idx + 1 < bindparam("number", type_=Integer)
         )
     )
-    names = [column.name for column in task.c if column.name != "idx"]
-    values = [bindparam(f"new_{name}", type_=task.c[name].type) for name in names]
-    return insert(task).from_select([*names, "idx"], select(*values, numbers.c.idx))
+    values = [bindparam(f"new_{name}", type_=task.c[name].type) for name in _FRESH]
+    return insert(task).from_select([*_FRESH, "idx"], select(*values, numbers.c.idx))
 
 
+# What a new task has no default for.
+_FRESH = [c.name for c in task.c if c.name != "idx" and c not in set(CHECKPOINT_COLUMNS)]
 _INSERT_JOB = insert(job)
 _INSERT_TASKS = _inserting_tasks()
 
@@ -212,10 +213,8 @@ def _insert(conn: Connection, stored: Job) -> None:
 def insertion(stored: Job) -> tuple[tuple[Any, ...], list[dict[str, Any]]]:
     """The statements for a new job and for all its tasks, with the values of each."""
     first = stored.tasks[0]
-    values = {
-        c.name: getattr(first, c.name) for c in TASK_COLUMNS if c.name not in ("idx", "state")
-    }
-    values |= {"account_id": stored.account_id, "state": first.state.value}
+    own = {"account_id": stored.account_id, "state": first.state.value}
+    values = own | {name: getattr(first, name) for name in _FRESH if name not in own}
     tasks = {f"new_{name}": value for name, value in values.items()} | {"number": stored.count}
     return (_INSERT_JOB, _INSERT_TASKS), [_job_row(stored), tasks]
 

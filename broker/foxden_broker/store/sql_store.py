@@ -25,6 +25,7 @@ from foxden_broker.store.base import (
     Cancelled,
     CardRow,
     Change,
+    Checkpoint,
     Decide,
     Job,
     JobPage,
@@ -205,12 +206,28 @@ class SqlStore:
         event: TaskEvent | Decide,
         reason: str,
         now_ms: int,
+        *,
+        checkpoint: Checkpoint | None = None,
+        forget_checkpoint: bool = False,
     ) -> Change | None:
         self._memory.forget([(account_id, lease.job_id)])
         return await self._write(
-            lambda conn: lease_rows.end_lease(conn, account_id, lease, event, reason, now_ms),
+            lambda conn: lease_rows.end_lease(
+                conn, account_id, lease, event, reason, now_ms, checkpoint, forget_checkpoint
+            ),
             lambda conn, change: are_there(conn, account_id, _if_any(change)),
         )
+
+    async def keep_checkpoints(
+        self, account_id: str, told: Sequence[tuple[Lease, Checkpoint]]
+    ) -> Sequence[Checkpoint]:
+        keys = [(account_id, lease.job_id) for lease, _ in told]
+        self._memory.forget(keys)
+        replaced = await self._write(
+            lambda conn: lease_rows.keep_checkpoints(conn, account_id, told)
+        )
+        self._memory.forget(keys)  # again: a write that was under way has remembered it as it was
+        return replaced
 
     async def retry(
         self, account_id: str, job_id: str, now_ms: int, *, epoch: int | None = None
