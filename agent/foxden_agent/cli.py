@@ -36,6 +36,13 @@ class AgentCommand:
         add("--token", help="a token of scope agent (FOXDEN_TOKEN)")
         add("--device", type=_device, default="auto", help="auto, cpu or cuda:N (auto)")
         add("--models", type=Path, help="the model folder (models/ in the home folder)")
+        add(
+            "--vram-budget",
+            type=_gigabytes,
+            default=0,
+            metavar="GB",
+            help="the most of each card's memory that is used (all but what the desktop needs)",
+        )
         add("--name", default="", help="what people see (the machine's name)")
         add("--log-format", choices=logs.FORMATS, default="text", help="of the log lines (text)")
         add("--supervised", action="store_true", help=argparse.SUPPRESS)
@@ -57,6 +64,16 @@ def _device(text: str) -> str:
     if not re.fullmatch(r"auto|cpu|cuda:\d{1,2}", text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a device: use auto, cpu or cuda:N")
     return text
+
+
+def _gigabytes(text: str) -> int:
+    try:
+        gigabytes = float(text)
+    except ValueError:
+        gigabytes = 0.0
+    if not 0.5 <= gigabytes <= 1024:
+        raise argparse.ArgumentTypeError(f"{text!r} is no budget: use GB from 0.5 up, such as 6.5")
+    return int(gigabytes * 1024**3)
 
 
 async def _run(args: argparse.Namespace) -> int:
@@ -81,6 +98,7 @@ async def _run(args: argparse.Namespace) -> int:
             device=args.device,
             models=args.models,
             name=args.name,
+            vram_budget=args.vram_budget,
             supervised=args.supervised,
             timers=Timers.from_environment(),
         )

@@ -9,9 +9,17 @@ from dataclasses import dataclass, field
 
 from foxden_agent.engine_client import EngineFailed, EngineProcess, EngineRefused
 from foxden_agent.models import LocalModel
+from foxden_agent.placement import Placement
 from foxden_proto.link import LeaseKey
 from foxden_proto.v1 import link_pb2 as pb
-from foxden_proto.v1.engine_pb2 import Batch, BatchItem, EnginePicture, EngineStep, ModelSource
+from foxden_proto.v1.engine_pb2 import (
+    Batch,
+    BatchItem,
+    EngineMeasured,
+    EnginePicture,
+    EngineStep,
+    ModelSource,
+)
 from foxden_proto.v1.generation_pb2 import ImageRequest
 
 # A batch tells its progress in one word per image, and a card's words together are no more than
@@ -48,10 +56,18 @@ class Listener:
 
 
 class Drawing:
-    """A batch in the engine. `images` are at least one and share their batch key."""
+    """A batch in the engine. `images` are at least one and share their batch key. Without a
+    `placement` the engine decides how the model lies."""
 
-    def __init__(self, images: Sequence[HeldImage], model: LocalModel) -> None:
+    def __init__(
+        self,
+        images: Sequence[HeldImage],
+        model: LocalModel,
+        placement: Placement | None = None,
+    ) -> None:
         self.images = images
+        self.placement = placement
+        self.measured = EngineMeasured()  # what it took, once it has ended
         self._model = model
         self._inside = {image.item_id: image for image in images}
         self._stage = ""
@@ -78,7 +94,8 @@ class Drawing:
             family=self._model.model.family,
         )
         items = [BatchItem(item_id=image.item_id, request=image.request) for image in self.images]
-        async for event in engine.generate(Batch(model=source, items=items)):
+        placement = self.placement.message() if self.placement is not None else None
+        async for event in engine.generate(Batch(model=source, items=items, placement=placement)):
             match event.WhichOneof("event"):
                 case "stage":
                     self._stage = event.stage.stage
@@ -92,6 +109,8 @@ class Drawing:
                     # Read on to the end: until then the engine refuses the next batch.
                     if image := self._inside.pop(event.stopped.item_id, None):
                         listener.stopped(image)
+                case "measured":
+                    self.measured = event.measured
             for image in self._inside.values():
                 if image.stopped:  # again: a word that came before the batch had begun was lost
                     listener.stop(image)
