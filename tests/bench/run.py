@@ -21,6 +21,7 @@ import demo
 import fanout
 import imports
 import overhead
+import placing
 import scheduling
 import submitting
 from load import rows as load
@@ -36,6 +37,7 @@ BENCHMARKS = {
     "import": imports.run,
     "submit": submitting.run,
     "schedule": scheduling.run,
+    "placement": placing.run,
     **load.BENCHMARKS,
 }
 LONG = {**load.LONG, "schedule_long": scheduling.run_long}  # minutes each: with --long alone
