@@ -71,8 +71,8 @@ async def agent(settings: AgentSettings) -> AsyncIterator[Running]:
         scanning = asyncio.create_task(asyncio.to_thread(_scan, settings))
         engines = await _start_engines(settings, stack)
         # A hello is one frame: what is beyond it is not offered rather than breaking the link.
-        scanned, model_facts = await scanning
-        found = scanned[: limits.MODELS_PER_AGENT // len(engines)]
+        found = (await scanning)[: limits.MODELS_PER_AGENT // len(engines)]
+        model_facts = await asyncio.to_thread(read_models, found)
         placers = _placers(agent_id, engines, model_facts, settings)
         cards = [
             _card(agent_id, engine, placer, found, settings)
@@ -133,9 +133,8 @@ async def agent(settings: AgentSettings) -> AsyncIterator[Running]:
                 await asyncio.sleep(0.05)
 
 
-def _scan(settings: AgentSettings) -> tuple[list[LocalModel], dict[str, ModelFacts]]:
-    found = models.scan(settings.models_folder, settings.folder / "models.json")
-    return found, read_models(found)
+def _scan(settings: AgentSettings) -> list[LocalModel]:
+    return models.scan(settings.models_folder, settings.folder / "models.json")
 
 
 async def _start_engines(settings: AgentSettings, stack: AsyncExitStack) -> list[CardEngine]:
