@@ -40,6 +40,13 @@ class AgentCommand:
         add("--token", help="a token of scope agent (FOXDEN_TOKEN)")
         add("--device", type=_device, default="auto", help="auto, cpu or cuda:N (auto)")
         add("--models", type=Path, help="the model folder (models/ in the home folder)")
+        add(
+            "--vram-budget",
+            type=_gigabytes,
+            default=0,
+            metavar="GB",
+            help="the most of each card's memory that is used (all but what the desktop needs)",
+        )
         add("--name", default="", help="what people see (the machine's name)")
         add("--log-format", choices=logs.FORMATS, default="text", help="of the log lines (text)")
         text = "log into this file, rotated, instead of the error stream"
@@ -65,6 +72,16 @@ def _device(text: str) -> str:
     return text
 
 
+def _gigabytes(text: str) -> int:
+    try:
+        gigabytes = float(text)
+    except ValueError:
+        gigabytes = 0.0
+    if not 0.5 <= gigabytes <= 1024:
+        raise argparse.ArgumentTypeError(f"{text!r} is no budget: use GB from 0.5 up, such as 6.5")
+    return int(gigabytes * 1024**3)
+
+
 async def _run(args: argparse.Namespace) -> int:
     from foxden_agent import app, identity
     from foxden_agent.engine_client import EngineFailed
@@ -87,6 +104,7 @@ async def _run(args: argparse.Namespace) -> int:
             device=args.device,
             models=args.models,
             name=args.name,
+            vram_budget=args.vram_budget,
             supervised=args.supervised,
             timers=Timers.from_environment(),
         )

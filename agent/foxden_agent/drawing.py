@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 
 from foxden_agent.engine_client import EngineFailed, EngineProcess, EngineRefused
 from foxden_agent.models import LocalModel
+from foxden_agent.placement import Placement
 from foxden_proto.link import LeaseKey
 from foxden_proto.v1 import link_pb2 as pb
 from foxden_proto.v1.engine_pb2 import (
     Batch,
     BatchItem,
     EngineCheckpoint,
+    EngineMeasured,
     EnginePicture,
     EngineStep,
     ModelSource,
@@ -74,13 +76,21 @@ class Listener:
 
 
 class Drawing:
-    """A batch in the engine. `images` are at least one and share their batch key."""
+    """A batch in the engine. `images` are at least one and share their batch key. Without a
+    `placement` the engine decides how the model lies."""
 
     def __init__(
-        self, images: Sequence[HeldImage], model: LocalModel, *, save_every: float
+        self,
+        images: Sequence[HeldImage],
+        model: LocalModel,
+        placement: Placement | None = None,
+        *,
+        save_every: float,
     ) -> None:
         """`save_every`: seconds between two checkpoints that are stored."""
         self.images = images
+        self.placement = placement
+        self.measured = EngineMeasured()  # what it took, once it has ended
         self._save_every = save_every
         self._save_at = time.monotonic() + save_every
         self._saved_step = 0
@@ -115,8 +125,12 @@ class Drawing:
             BatchItem(item_id=image.item_id, request=image.request, checkpoint=image.resume)
             for image in self.images
         ]
-        checkpoints = any(image.task.checkpoint_path for image in self.images)
-        batch = Batch(model=source, items=items, checkpoints=checkpoints)
+        batch = Batch(
+            model=source,
+            items=items,
+            placement=self.placement.message() if self.placement is not None else None,
+            checkpoints=any(image.task.checkpoint_path for image in self.images),
+        )
         async for event in engine.generate(batch):
             match event.WhichOneof("event"):
                 case "stage":
@@ -134,6 +148,8 @@ class Drawing:
                     # Read on to the end: until then the engine refuses the next batch.
                     if image := self._inside.pop(event.stopped.item_id, None):
                         listener.stopped(image)
+                case "measured":
+                    self.measured = event.measured
             for image in self._inside.values():
                 if (
                     image.stopped or image.leaving

@@ -30,6 +30,7 @@ from foxden_proto.v1.engine_pb2 import (
     LoadRequest,
     LoadResponse,
     ModelSource,
+    Placement,
     SetShareRequest,
     StopRequest,
 )
@@ -202,10 +203,11 @@ class EngineProcess:
             "importing torch",
         )
 
-    async def load(self, model: ModelSource) -> LoadResponse:
+    async def load(self, model: ModelSource, placement: Placement | None = None) -> LoadResponse:
         """Bring a model into memory, putting another out. EngineRefused names the model."""
+        request = LoadRequest(model=model, placement=placement)
         return await self._patiently(
-            self._calls.Load(LoadRequest(model=model), metadata=self._metadata),
+            self._calls.Load(request, metadata=self._metadata),
             self._timers.load_budget,
             "loading",
         )

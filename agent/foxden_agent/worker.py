@@ -12,6 +12,9 @@ from foxden_agent.drawing import Drawing, HeldImage, Listener
 from foxden_agent.engine_client import EngineFailed, EngineProcess, EngineRefused
 from foxden_agent.models import LocalModel
 from foxden_agent.pictures import PictureRefused, PictureSender
+from foxden_agent.placed_batches import PlacedBatches
+from foxden_agent.placement import Refusal
+from foxden_agent.placement.placer import Placer
 from foxden_agent.together import after_out_of_memory
 from foxden_proto.batches import batches
 from foxden_proto.link import AgentLink, LeaseKey
@@ -28,8 +31,9 @@ class CardWorker:
     """Draws what one card is given. `run` is its loop; the other methods are told by the link.
 
     `together` is how many images ride in one batch (CardInfo.most_together). It shrinks where a
-    batch did not fit into the card's memory. `changed` is called when it did, and when `broken`
-    changes.
+    batch did not fit into the card's memory. `placer` decides how models lie on the card; without
+    one the engine does. `changed` is called when something that the card says of itself is
+    another now.
     """
 
     def __init__(
@@ -43,11 +47,14 @@ class CardWorker:
         flush: Callable[[], None],
         *,
         together: int = 1,
+        placer: Placer | None = None,
         changed: Callable[[], None] = lambda: None,
     ) -> None:
         self.card_id = card_id
         self.device = device
         self.together = together
+        self.placer = placer
+        self._placed = PlacedBatches(placer)
         self._engine = engine
         self._models = models  # by sha256
         self._link = link
@@ -223,21 +230,31 @@ class CardWorker:
 
     async def _draw(self, batch: list[HeldImage]) -> None:
         """Draw a batch. Where it fails as a whole its images are drawn one by one, once: only the
-        one that is to blame fails, and what its neighbours lose is time."""
+        one that is to blame fails, and what its neighbours lose is time. One that is too much for
+        the card alone is drawn once more, placed as takes less memory."""
         if not await self._try(batch):
             for image in batch:
-                await self._try([image])
+                if not await self._try([image], last=len(batch) == 1):
+                    await self._try([image], last=True)
 
-    async def _try(self, batch: list[HeldImage]) -> bool:
-        """Draw what is still wanted of a batch. False: each image is to be tried alone."""
+    async def _try(self, batch: list[HeldImage], *, last: bool = False) -> bool:
+        """Draw what is still wanted of a batch. False: each image is to be tried (again) alone;
+        not where this is the `last` time."""
         await asyncio.gather(*(self._fetch(image) for image in batch))
         engine = await self._ready_engine(batch)
         images = [image for image in batch if self._wanted(image)]
         if engine is None or not images:
             return True
         model = self._models[images[0].request.model_sha256]
+        if not self._placed.worth_it(images):
+            return False
+        placement = self._placed.choose(images)
+        if isinstance(placement, Refusal):
+            for image in images:
+                self._end(image, pb.TaskFailed(reason=placement.reason, retryable=True))
+            return True
         every = self._link.timers.checkpoint
-        drawing = self._drawing = Drawing(images, model, save_every=every)
+        drawing = self._drawing = Drawing(images, model, placement, save_every=every)
         for image in images:
             self._link.started(image.key)
         self._flush()
@@ -248,7 +265,8 @@ class CardWorker:
             if isinstance(error, EngineRefused) and error.checkpoint_refused:
                 self._refuse_checkpoints(images, str(error))
                 return True
-            apart = drawing.falls_apart(error)
+            another = self._placed.step_down(drawing, error) and not last
+            apart = drawing.falls_apart(error) or another
             # The images first: they can be elsewhere while a new engine starts here.
             self._settle_failure(images, error, apart=apart)
             if await self._engine.mend(error):
@@ -257,6 +275,8 @@ class CardWorker:
         finally:
             self._drawing = None
         self._engine.drew()
+        if self._placed.learn(drawing):
+            self._changed()
         gone = EngineFailed("the engine ended the batch without this picture")
         self._settle_failure(images, gone, apart=False)
         return True
@@ -275,8 +295,11 @@ class CardWorker:
     def _settle_failure(self, images: list[HeldImage], error: EngineFailed, *, apart: bool) -> None:
         """End what has no picture; but with `apart` only what nobody wants drawn again."""
         refused = error if isinstance(error, EngineRefused) else None
-        if apart and refused is not None and refused.out_of_memory:
-            self._dare_less(images)
+        if refused is not None and refused.out_of_memory:
+            if apart and len(images) > 1:
+                self._dare_less(images)
+            if self.placer is not None or len(images) > 1:
+                self._changed()  # what fits here, or how many, is another thing now
         for image in self._unfinished(images):
             if image.stopped:
                 self._end(image, pb.TaskStopped())
@@ -295,7 +318,6 @@ class CardWorker:
             self.device,
             self.together,
         )
-        self._changed()
 
     def _engine_changed(self) -> None:
         self._changed()

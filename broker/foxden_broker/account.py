@@ -343,7 +343,9 @@ class Account:
         if any(card.works for card in capable):
             return ""
         if not capable:
-            return f"a card with the model {job.request.model}"
+            request = job.request
+            size = f"{request.width} x {request.height}"
+            return f"a card with the model {request.model} and the memory for {size}"
         online = [card for card in capable if card.online]
         if online:
             why = "; ".join(f"{c.info.name}: {c.why_not}" for c in online)

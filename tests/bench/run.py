@@ -23,6 +23,7 @@ import fanout
 import imports
 import overhead
 import policy
+import placing
 import scheduling
 import submitting
 import watching
@@ -42,6 +43,7 @@ BENCHMARKS = {
     "schedule": scheduling.run,
     "policy": policy.run,
     "watching_cpu": watching.run,
+    "placement": placing.run,
     **load.BENCHMARKS,
 }
 LONG = {**load.LONG, "schedule_long": scheduling.run_long}  # minutes each: with --long alone

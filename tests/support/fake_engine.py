@@ -8,6 +8,8 @@ real socket in a real process, and its prompts say how it is to behave:
     "deadly"   the process is gone
     "big"      out of memory where it does not ride alone
     "huge"     out of memory in any case
+    "tall"     out of memory where nothing is offloaded
+    "spilling" a picture, but the driver put some of it into RAM
     "broken"   a model that cannot be loaded
     else       a picture after two steps
 
@@ -68,6 +70,11 @@ def checkpoint(prompt: str, step: int) -> bytes:
     return f"step {step} of {prompt}".encode()
 
 
+def placements(folder: Path) -> list[list[str]]:
+    """Data type and offload of each batch that an engine of this folder was given."""
+    return [json.loads(line) for line in (folder / "placements").read_text().splitlines()]
+
+
 class FakeEngine(EngineServicer):
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -76,7 +83,7 @@ class FakeEngine(EngineServicer):
     def Describe(
         self, request: pb.DescribeRequest, context: grpc.ServicerContext
     ) -> pb.EngineDescription:
-        device = pb.Device(device="cpu", name="a fake", memory_total=1, memory_free=1)
+        device = pb.Device(device="cpu", name="a fake")
         return pb.EngineDescription(device=device, versions="fake 1")
 
     def Stop(self, request: pb.StopRequest, context: grpc.ServicerContext) -> pb.StopResponse:
@@ -93,6 +100,8 @@ class FakeEngine(EngineServicer):
         step = int(begun)
         with (self._folder / "calls").open("a") as file:
             file.write(json.dumps([os.getpid(), prompts, step]) + "\n")
+        with (self._folder / "placements").open("a") as file:
+            file.write(json.dumps([request.placement.dtype, request.placement.offload]) + "\n")
         for item in request.items:
             whole = not step or item.checkpoint == checkpoint(item.request.prompt, step)
             if not whole or (step and item.request.prompt == "stale"):
@@ -105,6 +114,8 @@ class FakeEngine(EngineServicer):
             os._exit(3)
         if "poison" in prompts or (self._folder / "state").read_text() == "ill":
             context.abort(grpc.StatusCode.INTERNAL, "an error of the fake")
+        if "tall" in prompts and not request.placement.offload:
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "out of memory")
         if "huge" in prompts or ("big" in prompts and len(prompts) > 1):
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "out of memory")
         left = {item.item_id: item for item in request.items}
@@ -128,6 +139,8 @@ class FakeEngine(EngineServicer):
             png = f"a picture of {item.request.prompt}, {os.getpid()}".encode()
             picture = pb.EnginePicture(item_id=item_id, png=png, batch_size=len(prompts))
             yield pb.EngineEvent(picture=picture)
+        spilled = "spilling" in prompts
+        yield pb.EngineEvent(measured=pb.EngineMeasured(peak_memory=1 << 30, spilled=spilled))
 
 
 def main() -> None:

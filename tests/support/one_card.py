@@ -154,7 +154,7 @@ class Card:
         return [prompts for _, prompts in fake_engine.calls(self.folder)]
 
     def _say_changes(self) -> None:
-        app._say_changes(self._agent, self._cards, {"card": self.worker})
+        app._say_changes(self._agent, self._cards, {"card": self.worker}, [])
         self._flush()
 
     @property

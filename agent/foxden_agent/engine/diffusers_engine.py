@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from foxden_agent.engine import checkpoints
+from foxden_agent.engine import checkpoints, placing
 from foxden_agent.engine.checkpoints import Identity, Snapshot
 from foxden_agent.engine.duty_cycle import DutyCycle, Share, always_working
 from foxden_agent.engine.errors import BadCheckpoint, BadRequest, OutOfMemory
@@ -37,10 +37,12 @@ from foxden_proto.v1.engine_pb2 import (
     Device,
     EngineDescription,
     EngineEvent,
+    EngineMeasured,
     EnginePicture,
     EngineStage,
     LoadResponse,
     ModelSource,
+    Placement,
 )
 from foxden_proto.v1.generation_pb2 import ImageRequest
 from foxden_proto.v1.pool_pb2 import Sampler
@@ -60,6 +62,7 @@ class DiffusersEngine:
         self._version = version
         self._pipe: Any = None
         self._loaded: tuple[str, str] | None = None  # path and sha256 of the model in memory
+        self._placed = Placement()  # how it lies there
 
     def describe(self) -> EngineDescription:
         devices = [_describe_device(torch.device("cpu"))] + [
@@ -73,21 +76,23 @@ class DiffusersEngine:
             ],
             versions=f"torch {torch.__version__.partition('+')[0]}, "
             f"diffusers {diffusers.__version__}",
+            compute_capability=placing.compute_capability(self._device),
         )
 
-    def load(self, model: ModelSource) -> LoadResponse:
-        """Bring the model into memory, putting another one out first.
+    def load(self, model: ModelSource, placement: Placement | None = None) -> LoadResponse:
+        """Bring the model into memory as `placement` says, putting another one out first.
 
         Raises BadModel or OutOfMemory; afterwards no model is in memory.
         """
-        wanted = (model.path, model.sha256)
-        if self._loaded == wanted:
+        wanted, placement = (model.path, model.sha256), placement or Placement()
+        if self._loaded == wanted and not placing.needs_reload(self._placed, placement):
             return LoadResponse(seconds=0, memory=weights_bytes(self._pipe))
         self._evict()
         started = time.perf_counter()
+        placing.limit_memory(placement, self._device)
         with self._memory(f"loading {model.name}"):
-            self._pipe = load_pipeline(model.name, Path(model.path), self._device)
-        self._loaded = wanted
+            self._pipe = load_pipeline(model.name, Path(model.path), self._device, placement)
+        self._loaded, self._placed = wanted, placement
         return LoadResponse(seconds=time.perf_counter() - started, memory=weights_bytes(self._pipe))
 
     def generate(
@@ -106,9 +111,17 @@ class DiffusersEngine:
         Raises EngineError, or Stopped once every item was stopped.
         """
         shared = _shared_request(batch)
-        if self._loaded != (batch.model.path, batch.model.sha256):
+        memory = placing.MemoryWatch(placing.device_of(batch.placement, self._device))
+        loaded = LoadResponse()
+        if self._loaded != (
+            batch.model.path,
+            batch.model.sha256,
+        ) or placing.needs_reload(self._placed, batch.placement):
             on_event(EngineEvent(stage=EngineStage(stage="loading")))
-            self.load(batch.model)
+            loaded = self.load(batch.model, batch.placement)
+        self._placed = batch.placement
+        placing.limit_memory(batch.placement, self._device)
+        placing.adjust(self._pipe, batch.placement)
         requests = [item.request for item in batch.items]
         started = time.perf_counter()
         own_scheduler = self._pipe.scheduler
@@ -156,10 +169,20 @@ class DiffusersEngine:
                         height=image.height,
                         seconds=time.perf_counter() - started,
                         batch_size=len(requests),
-                        placement=self._placement(),
+                        placement=placing.describe(self._placed, self._device, self._pipe.dtype),
                     )
                 )
             )
+        on_event(
+            EngineEvent(
+                measured=EngineMeasured(
+                    peak_memory=memory.peak(),
+                    memory_used=memory.used(),
+                    load_seconds=loaded.seconds,
+                    spilled=memory.spilled(),
+                )
+            )
+        )
 
     def _arguments(self, shared: ImageRequest, requests: list[ImageRequest]) -> dict[str, Any]:
         arguments: dict[str, Any] = {
@@ -241,12 +264,6 @@ class DiffusersEngine:
     def _release_cache(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
-
-    def _placement(self) -> str:
-        dtype = str(self._pipe.dtype).removeprefix("torch.")
-        if self._device.type == "cpu":
-            return f"cpu {dtype} threads={torch.get_num_threads()}"
-        return f"{self._device} {dtype}"
 
 
 def encode_png(image: Image.Image, request: ImageRequest, version: str) -> bytes:

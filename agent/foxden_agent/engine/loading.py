@@ -10,14 +10,18 @@ from typing import Any
 import diffusers
 import torch
 
+from foxden_agent.engine import placing
 from foxden_agent.engine.errors import BadModel
+from foxden_proto.v1.engine_pb2 import Placement
 
 # A component library that isn't one of these is a Python file in the model's folder.
 _LIBRARIES = frozenset({"diffusers", "transformers", "stable_diffusion", None})
 
 
-def load_pipeline(name: str, path: Path, device: torch.device) -> Any:
-    """The model's pipeline on `device`, float32 on a CPU and float16 elsewhere.
+def load_pipeline(
+    name: str, path: Path, device: torch.device, placement: Placement | None = None
+) -> Any:
+    """The model's pipeline, laid out on `device` as `placement` says (placing.py).
 
     `path` is a diffusers folder, or a .safetensors file with its configuration (a diffusers folder
     without weights) beside it as NAME.config. Raises BadModel, naming the model and what is wrong;
@@ -26,8 +30,11 @@ def load_pipeline(name: str, path: Path, device: torch.device) -> Any:
     single = path.suffix == ".safetensors"
     folder = path.with_suffix(".config") if single else path
     pipeline_class = _pipeline_class(name, folder)
-    dtype = torch.float32 if device.type == "cpu" else torch.float16
-    options: dict[str, Any] = {"dtype": dtype, "local_files_only": True}
+    placement = placement or Placement()
+    options: dict[str, Any] = {
+        "dtype": placing.torch_dtype(placement, device),
+        "local_files_only": True,
+    }
     for option, value in (("safety_checker", None), ("requires_safety_checker", False)):
         if option in inspect.signature(pipeline_class.__init__).parameters:
             options[option] = value
@@ -37,7 +44,7 @@ def load_pipeline(name: str, path: Path, device: torch.device) -> Any:
         else:
             pipe = pipeline_class.from_pretrained(str(path), use_safetensors=True, **options)
         pipe.set_progress_bar_config(disable=True)
-        pipe.to(device)
+        placing.place(pipe, placement, device, weights_bytes(pipe))
     except torch.OutOfMemoryError:
         raise
     # Broken files surface as almost anything: OSError, ValueError, KeyError, RuntimeError,

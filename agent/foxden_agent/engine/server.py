@@ -128,7 +128,9 @@ class EngineService(engine_pb2_grpc.EngineServicer):
         self, request: LoadRequest, context: grpc.ServicerContext
     ) -> LoadResponse:
         try:
-            return self._exclusively(lambda engine: engine.load(request.model)).result()
+            return self._exclusively(
+                lambda engine: engine.load(request.model, request.placement)
+            ).result()
         except Exception as error:  # noqa: BLE001
             _abort(context, error)
 
