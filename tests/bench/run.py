@@ -22,8 +22,8 @@ import demo
 import fanout
 import imports
 import overhead
-import policy
 import placing
+import policy
 import scheduling
 import submitting
 import watching
