@@ -56,7 +56,7 @@ chaos: install  ## break everything under load: KILLS=100 broker kills per store
 simulate: install  ## 1000 seeds of the whole-system simulation
 	$(PY) tests/simulation/run.py --seeds 1000
 
-gpu-check: install  ## the engine on CUDA with a full-size random SD 1.5
+gpu-check: install  ## the engine and its placements on CUDA, with full-size random SD 1.5 and SDXL
 	$(PY) tests/gpu/gpu_check.py
 
 clean:  ## remove the virtualenv and everything built

@@ -1,11 +1,19 @@
-"""For all tests: in CI nothing is skipped."""
+"""For all tests: in CI nothing is skipped, and Ctrl-C reaches whom it is meant for."""
 
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator
 
 import pytest
+
+
+def pytest_configure() -> None:
+    """A shell starts what runs in its background with Ctrl-C ignored, and every program started
+    from there inherits that: tests that press it would wait for ever."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)

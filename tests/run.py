@@ -2,7 +2,9 @@
 
     python tests/run.py [words for pytest …]
 
-With CI=true a skipped test is a failure: what is skipped there is tested nowhere.
+Without words it is one call of pytest for each suite, in turn, two processes to a suite where that
+is quicker; the last line counts all of them. With words it is one plain call. With CI=true a
+skipped test is a failure: what is skipped there is tested nowhere.
 """
 
 from __future__ import annotations
@@ -11,33 +13,119 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parent.parent
-SUITES = ("unit", "test_boundaries.py", "test_settings_documented.py", "conformance", "simulation")
-SLOW_SUITES = ("engine", "system")
+QUICK = ("unit", "test_boundaries.py", "test_settings_documented.py", "simulation")
+# A file's tests stay together, for what they share; tests/system/conftest.py says what system
+# tests share.
+BY_FILE = ("-n", "2", "--dist", "loadfile")
+BY_GROUP = ("-n", "2", "--dist", "loadgroup")
+
+
+@dataclass(frozen=True)
+class Suite:
+    """One call of pytest."""
+
+    name: str
+    paths: Sequence[str]
+    words: Sequence[str] = ()
+
+
+SUITES = (
+    Suite("unit", QUICK, BY_FILE),
+    Suite("conformance", ("conformance",), BY_FILE),
+    Suite("engine", ("engine",)),
+    Suite("system", ("system",), (*BY_GROUP, "-m", "not alone")),
+    # These compare times: another test beside them would be what they measure.
+    Suite("system, one by one", ("system",), ("-m", "alone")),
+)
+
+# Debian's package, and a program by which it is known to be there.
+NEEDED = {
+    "postgresql": "initdb",  # the store
+    "gcc": "cc",  # the stand-in NVML
+    "libc6-dev": "cc",
+    "xvfb": "Xvfb",  # full screen and idle time
+    "x11-utils": "xprop",
+}
 
 
 def main() -> int:
-    # Debian keeps the server's programs off the PATH, one folder per version.
-    servers = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-    os.environ["PATH"] = os.pathsep.join([os.environ["PATH"], *map(str, servers)])
-    if not shutil.which("initdb"):
-        install_postgresql()
-        servers = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-        os.environ["PATH"] = os.pathsep.join([os.environ["PATH"], *map(str, servers)])
-    chosen = sys.argv[1:] or [f"tests/{suite}" for suite in (*SUITES, *SLOW_SUITES)]
-    return subprocess.call([sys.executable, "-m", "pytest", "--durations=8", *chosen], cwd=ROOT)
+    missing = [package for package, program in NEEDED.items() if not found(program)]
+    if missing:
+        install(missing)
+    os.environ["PATH"] = os.pathsep.join([os.environ["PATH"], *map(str, postgresql())])
+    if sys.argv[1:]:
+        return pytest(sys.argv[1:])
+    return run_all()
 
 
-def install_postgresql() -> None:
-    """Install the server where that is allowed; where it is not, its tests say that they skip."""
+def run_all() -> int:
+    """Every suite, also after one that failed. 0 where all of all of them passed."""
+    counted: Counter[str] = Counter()
+    broken = []
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="foxden-tests-") as folder:
+        for suite in SUITES:
+            print(f"\n{suite.name}:", flush=True)
+            report = Path(folder) / "report.xml"
+            paths = [f"tests/{path}" for path in suite.paths]
+            # 5, no test at all, counts as broken like every other code: a suite that is not
+            # found is not one that passed.
+            if pytest([*suite.words, f"--junitxml={report}", *paths]) != 0:
+                broken.append(suite.name)
+            counted += counts(report)
+    told = ", ".join(f"{number} {what}" for what, number in counted.items() if number)
+    told += f" in {time.monotonic() - began:.0f} s"
+    if broken:
+        told = f"NOT ALL WELL in {'; '.join(broken)}: {told}"
+    print(f"\n===== all suites: {told} =====", flush=True)
+    return 1 if broken else 0
+
+
+def counts(report: Path) -> Counter[str]:
+    """How many tests passed, failed and were skipped; nothing where pytest wrote no report."""
+    if not report.exists():
+        return Counter()
+    suite = ElementTree.parse(report).getroot().find("testsuite")
+    report.unlink()
+    if suite is None:
+        return Counter()
+    failed = int(suite.get("failures", "0")) + int(suite.get("errors", "0"))
+    skipped = int(suite.get("skipped", "0"))
+    passed = int(suite.get("tests", "0")) - failed - skipped
+    return Counter({"passed": passed, "failed": failed, "skipped": skipped})
+
+
+def pytest(words: Sequence[str]) -> int:
+    return subprocess.call([sys.executable, "-m", "pytest", "--durations=8", *words], cwd=ROOT)
+
+
+def found(program: str) -> bool:
+    return any(shutil.which(program, path=path) for path in (os.environ["PATH"], *postgresql()))
+
+
+def postgresql() -> list[Path]:
+    """Debian keeps the server's programs off the PATH, one folder per version."""
+    return sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+
+
+def install(packages: list[str]) -> None:
+    """Install what tests need where that is allowed; where it is not, they say that they skip."""
+    names = ", ".join(packages)
     if not shutil.which("apt-get") or os.geteuid() != 0:
-        print("PostgreSQL is not installed and cannot be from here: its tests will be skipped.")
+        print(f"{names}: not installed and cannot be from here, so some tests will be skipped.")
         return
-    print("installing PostgreSQL for the store's tests …", flush=True)
+    print(f"installing {names} for the tests …", flush=True)
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for words in (["update"], ["install", "-y", "--no-install-recommends", "postgresql"]):
+    for words in (["update"], ["install", "-y", "--no-install-recommends", *packages]):
         quiet = subprocess.DEVNULL
         subprocess.call(["apt-get", "-qq", *words], env=environment, stdout=quiet)
 

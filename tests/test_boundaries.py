@@ -33,6 +33,7 @@ ONLY_UNDER = {
     "fastapi": "broker/foxden_broker",
     "uvicorn": "broker/foxden_broker",
 }
+WATCHING = ROOT / "agent/foxden_agent/watching"
 NOT_IN_THE_SDK = (
     "torch sqlalchemy fastapi uvicorn websockets cryptography httpx foxden_agent foxden_broker"
 )
@@ -88,8 +89,15 @@ def test_heavy_library_is_imported_in_its_own_corner_alone(module: str) -> None:
     assert not outside
 
 
-def test_pynvml_is_imported_in_one_file_at_most() -> None:
-    assert len(importers("pynvml")) <= 1
+def test_pynvml_is_imported_in_its_one_file_alone() -> None:
+    assert importers("pynvml") == {Path("agent/foxden_agent/watching/nvml.py")}
+
+
+def test_importing_the_watchers_loads_no_pynvml() -> None:
+    modules = sorted(path.stem for path in WATCHING.glob("*.py") if path.stem != "__init__")
+    assert "nvml" in modules
+    loaded = loaded_after("\n".join(f"import foxden_agent.watching.{name}" for name in modules))
+    assert "pynvml" not in loaded
 
 
 def loaded_after(statement: str) -> set[str]:

@@ -8,7 +8,9 @@ from dataclasses import fields
 
 import pytest
 
+from foxden_agent.policy.settings import Policy
 from foxden_agent.settings import AgentSettings
+from foxden_agent.watching.watcher import WatchSettings
 from foxden_broker.settings import BrokerSettings
 from foxden_proto.timers import Timers
 
@@ -20,9 +22,10 @@ CLEAR_BY_NAME = {
     (AgentSettings, "broker"),  # an Address
     (Timers, "reconnect_most"),  # told beside reconnect_first
 }
+OWNERS = (BrokerSettings, AgentSettings, Policy, WatchSettings, Timers)
 SETTINGS = [
     pytest.param(owner, field.name, id=f"{owner.__name__}.{field.name}")
-    for owner in (BrokerSettings, AgentSettings, Timers)
+    for owner in OWNERS
     for field in fields(owner)
 ]
 
@@ -37,7 +40,7 @@ def test_setting_has_a_comment_or_a_clear_name(owner: type, name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("owner", [BrokerSettings, AgentSettings, Timers])
+@pytest.mark.parametrize("owner", OWNERS)
 def test_settings_are_frozen_and_described(owner: type) -> None:
     assert owner.__doc__
     assert owner.__dataclass_params__.frozen  # type: ignore[attr-defined]

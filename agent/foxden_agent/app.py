@@ -7,6 +7,7 @@ import logging
 import os
 import platform
 import ssl
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -20,8 +21,10 @@ from foxden_agent.card_engine import CardEngine
 from foxden_agent.link_driver import LinkDriver
 from foxden_agent.models import LocalModel
 from foxden_agent.pictures import PictureSender
+from foxden_agent.placement import CardFacts, ModelFacts
+from foxden_agent.placement.placer import Placer, read_models
+from foxden_agent.placement.remembered import Measurements
 from foxden_agent.settings import AgentSettings
-from foxden_agent.together import most_together
 from foxden_agent.worker import CardWorker
 from foxden_proto import limits, logs
 from foxden_proto.link import AgentLink, Dropped, Event, LeaseKey, LeasesExpired
@@ -33,6 +36,7 @@ from foxden_proto.v1 import pool_pb2
 log = logging.getLogger(__name__)
 
 _REASON_CHARACTERS = 300
+_STOPPED = "its owner stopped it"
 
 
 class StartError(Exception):
@@ -53,7 +57,7 @@ class Running:
 async def agent(settings: AgentSettings) -> AsyncIterator[Running]:
     """Run an agent for as long as the context lasts.
 
-    Raises StartError, identity.HomeInUse or EngineFailed.
+    Raises StartError, identity.HomeInUse, identity.CardInUse or EngineFailed.
     """
     async with AsyncExitStack() as stack:
         try:
@@ -69,7 +73,12 @@ async def agent(settings: AgentSettings) -> AsyncIterator[Running]:
         engines = await _start_engines(settings, stack)
         # A hello is one frame: what is beyond it is not offered rather than breaking the link.
         found = (await scanning)[: limits.MODELS_PER_AGENT // len(engines)]
-        cards = [_card(agent_id, engine, found, settings) for engine in engines]
+        model_facts = await asyncio.to_thread(read_models, found)
+        placers = _placers(agent_id, engines, model_facts, settings)
+        cards = [
+            _card(agent_id, engine, placer, found, settings)
+            for engine, placer in zip(engines, placers, strict=True)
+        ]
         hello = pb.Hello(
             protocol=limits.LINK_PROTOCOL,
             agent_id=agent_id,
@@ -94,10 +103,10 @@ async def agent(settings: AgentSettings) -> AsyncIterator[Running]:
         by_sha = {one.model.sha256: one for one in found}
 
         def changed() -> None:
-            _say_changes(link, cards, workers)
+            _say_changes(link, cards, workers, found)
             driver.flush()
 
-        for card, engine in zip(cards, engines, strict=True):
+        for card, engine, placer in zip(cards, engines, placers, strict=True):
             workers[card.card_id] = CardWorker(
                 card.card_id,
                 card.device,
@@ -107,6 +116,7 @@ async def agent(settings: AgentSettings) -> AsyncIterator[Running]:
                 pictures,
                 driver.flush,
                 together=card.most_together,
+                placer=placer,
                 changed=changed,
             )
         loops: list[Loop] = [
@@ -123,9 +133,18 @@ async def agent(settings: AgentSettings) -> AsyncIterator[Running]:
                 yield Running(agent_id, cards, online, failed)
             finally:
                 # Said before anything is torn down, so that the images go elsewhere at once.
-                link.goodbye("its owner stopped it")
+                link.drain(_STOPPED)
+                await _give_back_all(workers, settings.timers.release / 5)
+                link.goodbye(_STOPPED)
                 driver.flush()
                 await asyncio.sleep(0.05)
+
+
+async def _give_back_all(workers: dict[str, CardWorker], within: float) -> None:
+    """What is drawn goes on elsewhere from its last step, if that takes no longer than `within`."""
+    for worker in workers.values():
+        worker.give_back([_STOPPED])
+    await asyncio.gather(*(worker.last_things(within) for worker in workers.values()))
 
 
 def _scan(settings: AgentSettings) -> list[LocalModel]:
@@ -139,6 +158,7 @@ async def _start_engines(settings: AgentSettings, stack: AsyncExitStack) -> list
         engine = CardEngine(device, settings.timers)
         stack.push_async_callback(engine.kill)
         await engine.ready()
+        stack.enter_context(identity.only_one_per_card(engine.description.device.device))
         return engine
 
     first = await start(settings.device)
@@ -151,8 +171,41 @@ async def _start_engines(settings: AgentSettings, stack: AsyncExitStack) -> list
     return engines
 
 
+def _placers(
+    agent_id: str,
+    engines: list[CardEngine],
+    model_facts: dict[str, ModelFacts],
+    settings: AgentSettings,
+) -> list[Placer]:
+    """One per card; they share what is remembered."""
+    file = settings.folder / "placement.json"
+    measurements = Measurements.read(file, int(time.time() // 86400))
+    return [
+        Placer(
+            f"{agent_id}.{engine.description.device.device}",
+            CardFacts(
+                engine.description.device.device,
+                engine.description.device.memory_total,
+                engine.description.compute_capability,
+                engine.description.device.name,
+                ram_total=psutil.virtual_memory().total,
+                budget=settings.vram_budget,
+                windows=sys.platform == "win32",
+            ),
+            model_facts,
+            measurements,
+            file,
+        )
+        for engine in engines
+    ]
+
+
 def _card(
-    agent_id: str, engine: CardEngine, found: list[LocalModel], settings: AgentSettings
+    agent_id: str,
+    engine: CardEngine,
+    placer: Placer,
+    found: list[LocalModel],
+    settings: AgentSettings,
 ) -> pool_pb2.CardInfo:
     described = engine.description
     machine = settings.name or platform.node() or "a PC"
@@ -164,12 +217,9 @@ def _card(
         models=[one.model for one in found],
         samplers=described.samplers,
         engine=described.versions,
-        most_together=most_together(
-            described.device.device,
-            memory_free=described.device.memory_free,
-            cores=os.cpu_count() or 1,
-            largest_model=max((one.model.size for one in found), default=0),
-        ),
+        compute_capability=described.compute_capability,
+        most_together=placer.together(found, os.cpu_count() or 1),
+        fits=placer.fits(found),
     )
 
 
@@ -199,7 +249,10 @@ def _mode(worker: CardWorker) -> pb.CardMode:
 
 
 def _say_changes(
-    link: AgentLink, cards: list[pool_pb2.CardInfo], workers: dict[str, CardWorker]
+    link: AgentLink,
+    cards: list[pool_pb2.CardInfo],
+    workers: dict[str, CardWorker],
+    found: list[LocalModel],
 ) -> None:
     """Tell the broker at once what became of the cards, and let the next Hello say it too."""
     modes = [_mode(worker) for worker in workers.values()]
@@ -207,10 +260,16 @@ def _say_changes(
     link.identity.modes.extend(modes)
     for mode in modes:
         link.mode_changed(mode)
-    before = [card.most_together for card in cards]
+    before = [card.SerializeToString(deterministic=True) for card in cards]
     for card in cards:
-        card.most_together = workers[card.card_id].together
-    if before != [card.most_together for card in cards]:
+        worker = workers[card.card_id]
+        if worker.placer is not None:
+            together = worker.placer.together(found, os.cpu_count() or 1)
+            worker.together = min(worker.together, together)
+            del card.fits[:]
+            card.fits.extend(worker.placer.fits(found))
+        card.most_together = worker.together
+    if before != [card.SerializeToString(deterministic=True) for card in cards]:
         link.cards_changed(cards)
 
 
@@ -233,6 +292,9 @@ def _handle(
         case pb.StopTask():
             for worker in workers.values():
                 worker.stop(LeaseKey.of(event.lease))
+        case pb.Preempt():
+            for worker in workers.values():
+                worker.preempt(LeaseKey.of(event.lease), event.reason)
         case Dropped() | LeasesExpired():
             for key in event.leases:
                 for worker in workers.values():

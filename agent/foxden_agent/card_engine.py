@@ -95,6 +95,10 @@ class CardEngine:
             await asyncio.sleep(next(self._pauses))
         return True
 
+    async def recover(self) -> None:
+        """Go on with finding out whether a broken card works again, after a break."""
+        await self._until_it_works()
+
     async def _until_it_works(self) -> None:
         """Draw a test picture; where it fails say so, and try again with growing pauses."""
         first, most = self._timers.engine_retry_first, self._timers.engine_retry_most

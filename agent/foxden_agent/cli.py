@@ -15,13 +15,17 @@ from typing import TYPE_CHECKING
 from foxden_proto import logs
 from foxden_proto.address import AddressError, parse
 from foxden_proto.home import home
-from foxden_proto.programs import until_stopped
+from foxden_proto.programs import Restarts, started_again, until_stopped
 from foxden_proto.timers import Timers
 
 if TYPE_CHECKING:
     from foxden_agent.app import Running
+    from foxden_agent.settings import AgentSettings
+
+log = logging.getLogger(__name__)
 
 REFUSED = 4  # exit code: the broker does not take the token
+_MOST_DEATHS = 4  # within a minute; then a person has to look
 
 
 class AgentCommand:
@@ -36,12 +40,21 @@ class AgentCommand:
         add("--token", help="a token of scope agent (FOXDEN_TOKEN)")
         add("--device", type=_device, default="auto", help="auto, cpu or cuda:N (auto)")
         add("--models", type=Path, help="the model folder (models/ in the home folder)")
+        add(
+            "--vram-budget",
+            type=_gigabytes,
+            default=0,
+            metavar="GB",
+            help="the most of each card's memory that is used (all but what the desktop needs)",
+        )
         add("--name", default="", help="what people see (the machine's name)")
         add("--log-format", choices=logs.FORMATS, default="text", help="of the log lines (text)")
+        text = "log into this file, rotated, instead of the error stream"
+        add("--log-file", type=Path, metavar="FILE", help=text)
         add("--supervised", action="store_true", help=argparse.SUPPRESS)
 
     def run(self, args: argparse.Namespace) -> int:
-        logs.set_up(args.log_format)
+        logs.set_up(args.log_format, file=args.log_file)
         # One line per request would drown the log, and it would name every picture.
         logging.getLogger("httpx").setLevel(logging.WARNING)
         try:
@@ -57,6 +70,16 @@ def _device(text: str) -> str:
     if not re.fullmatch(r"auto|cpu|cuda:\d{1,2}", text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a device: use auto, cpu or cuda:N")
     return text
+
+
+def _gigabytes(text: str) -> int:
+    try:
+        gigabytes = float(text)
+    except ValueError:
+        gigabytes = 0.0
+    if not 0.5 <= gigabytes <= 1024:
+        raise argparse.ArgumentTypeError(f"{text!r} is no budget: use GB from 0.5 up, such as 6.5")
+    return int(gigabytes * 1024**3)
 
 
 async def _run(args: argparse.Namespace) -> int:
@@ -81,22 +104,24 @@ async def _run(args: argparse.Namespace) -> int:
             device=args.device,
             models=args.models,
             name=args.name,
+            vram_budget=args.vram_budget,
             supervised=args.supervised,
             timers=Timers.from_environment(),
         )
-        async with app.agent(settings) as running:
-            ready = asyncio.create_task(_say_ready(running, as_json=args.json))
-            try:
-                await until_stopped(running.failed, supervised=settings.supervised)
-            finally:
-                ready.cancel()
+        in_use = (identity.HomeInUse, identity.CardInUse)
+        final = (LinkRefused, WrongBroker, app.StartError, *in_use, EngineFailed, OSError)
+        # One that is supervised is started again as a new process, which is better still.
+        most = 1 if settings.supervised else _MOST_DEATHS
+        await started_again(
+            lambda: _serve(settings, as_json=args.json), Restarts(most), final=final
+        )
     except (LinkRefused, WrongBroker) as error:
         print(error, file=sys.stderr)
         return REFUSED
     except (AddressError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
-    except (app.StartError, identity.HomeInUse, EngineFailed) as error:
+    except (app.StartError, identity.HomeInUse, identity.CardInUse, EngineFailed) as error:
         print(error, file=sys.stderr)
         return 1
     except OSError as error:
@@ -106,7 +131,27 @@ async def _run(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 1
+    except Exception as error:
+        log.exception("the agent has to stop")
+        print(
+            f"The agent failed again and again ({type(error).__name__}: {error}). It needs "
+            "attention: run `foxden doctor`, and `foxden doctor --bundle FILE` for who helps you.",
+            file=sys.stderr,
+        )
+        return 1
     return 0
+
+
+async def _serve(settings: AgentSettings, *, as_json: bool) -> None:
+    """Run the agent until it is told to stop. Raises what app.agent and its loops raise."""
+    from foxden_agent import app
+
+    async with app.agent(settings) as running:
+        ready = asyncio.create_task(_say_ready(running, as_json=as_json))
+        try:
+            await until_stopped(running.failed, supervised=settings.supervised)
+        finally:
+            ready.cancel()
 
 
 async def _say_ready(running: Running, *, as_json: bool) -> None:

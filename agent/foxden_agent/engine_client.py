@@ -30,6 +30,8 @@ from foxden_proto.v1.engine_pb2 import (
     LoadRequest,
     LoadResponse,
     ModelSource,
+    Placement,
+    SetShareRequest,
     StopRequest,
     UnloadRequest,
     UnloadResponse,
@@ -52,6 +54,7 @@ _RETRYABLE = frozenset(
         grpc.StatusCode.RESOURCE_EXHAUSTED,  # a card with more memory can
         grpc.StatusCode.DATA_LOSS,  # NaN: a card that computes in more precision may not
         grpc.StatusCode.ALREADY_EXISTS,  # it draws another batch
+        grpc.StatusCode.ABORTED,  # the checkpoint doesn't fit: from the beginning it can be drawn
         grpc.StatusCode.INTERNAL,  # unforeseen; the broker counts how often
         grpc.StatusCode.UNKNOWN,
         grpc.StatusCode.CANCELLED,
@@ -111,10 +114,21 @@ class EngineRefused(EngineFailed):
         return self.code is grpc.StatusCode.RESOURCE_EXHAUSTED
 
     @property
+    def about_the_checkpoint(self) -> bool:
+        """True where the batch could not go on from the checkpoints it came with; nothing is wrong
+        with its images, and drawn from the beginning they are no failure of card or model."""
+        return self.code is grpc.StatusCode.ABORTED
+
+    @property
     def unforeseen(self) -> bool:
         """True where nobody planned for it: the engine may be past saving (a CUDA error sticks to
         its process)."""
         return self.code in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
+
+    @property
+    def checkpoint_refused(self) -> bool:
+        """True where what the images were to go on from is of no use to this engine."""
+        return self.code is grpc.StatusCode.ABORTED
 
     @property
     def about_the_model(self) -> bool:
@@ -205,14 +219,21 @@ class EngineProcess:
         )
 
     async def load(
-        self, model: ModelSource, tier: Tier.ValueType = TIER_VRAM, *, size: int = 0
+        self,
+        model: ModelSource,
+        placement: Placement | None = None,
+        tier: Tier.ValueType = TIER_VRAM,
+        *,
+        size: int = 0,
     ) -> LoadResponse:
-        """Bring a model onto the card, or into RAM alone, which it does beside a batch.
+        """Bring a model onto the card as `placement` says, or into RAM alone, which it does beside
+        a batch.
 
         `size` is its bytes on disk: a big one is waited for longer. EngineRefused names the model.
         """
+        request = LoadRequest(model=model, placement=placement, tier=tier)
         return await self._patiently(
-            self._calls.Load(LoadRequest(model=model, tier=tier), metadata=self._metadata),
+            self._calls.Load(request, metadata=self._metadata),
             self._timers.load_deadline(size),
             "loading",
         )
@@ -237,9 +258,23 @@ class EngineProcess:
             "stopping",
         )
 
+    async def set_share(self, share: float) -> None:
+        """Duty cycle: the share of the time that is worked, above 0 and at most 1 (no rests).
+
+        Counts at once, also within a step's rest, until the engine ends.
+        """
+        await self._patiently(
+            self._calls.SetShare(SetShareRequest(share=share), metadata=self._metadata),
+            self._timers.engine_silent,
+            "setting its share",
+        )
+
     async def generate(self, batch: Batch) -> AsyncIterator[EngineEvent]:
         """Draw a batch. Ends after each item has its picture or its EngineStopped.
 
+        With `batch.checkpoints`, EngineCheckpoints come in between; keep each item's newest. A
+        batch whose items come with one goes on from there, or is refused
+        (`about_the_checkpoint`).
         Leaving the iterator early (aclose) stops the batch. Raises EngineSilent where no event
         came for `timers.engine_silent` seconds, or `load_budget` seconds while loading.
         """
@@ -311,7 +346,10 @@ class EngineProcess:
             line.removeprefix("listening "),
             options=[
                 ("grpc.max_receive_message_length", limits.PICTURE_BYTES + limits.MIB),
-                ("grpc.max_send_message_length", limits.PICTURE_BYTES + limits.MIB),
+                (
+                    "grpc.max_send_message_length",
+                    limits.BATCH_IMAGES * limits.CHECKPOINT_BYTES + limits.MIB,
+                ),
                 ("grpc.enable_http_proxy", 0),
                 # A process on the same machine can't be "temporarily unreachable".
                 ("grpc.enable_retries", 0),

@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,10 @@ _ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")  # what a broker takes
 
 class HomeInUse(Exception):
     """Another agent runs from the same home folder."""
+
+
+class CardInUse(Exception):
+    """Another agent of this user looks after the same card."""
 
 
 def agent_id(folder: Path) -> str:
@@ -38,15 +43,46 @@ def agent_id(folder: Path) -> str:
 def only_one(folder: Path) -> Iterator[None]:
     """Hold the home folder's lock. Raises HomeInUse. The system lets go of it when we die."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    taken = HomeInUse(
+        f"An agent is running from {folder.parent} already: stop it, "
+        "or give this one another folder with --home."
+    )
+    with _locked(folder / "lock", taken):
+        yield
+
+
+@contextmanager
+def only_one_per_card(device: str, folder: Path | None = None) -> Iterator[None]:
+    """Hold a card's lock, whatever the home folder: two agents would fight over its memory, and
+    each take the other for its owner's game. Raises CardInUse.
+
+    Processors are shared by nature, and have no lock. `folder` is one that all agents of this user
+    share; chosen if not given.
+    """
+    if device == "cpu":
+        yield
+        return
+    if folder is None:
+        user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
+        shared = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
+        folder = Path(shared) / f"foxden-cards-{user}"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    taken = CardInUse(
+        f"Another agent looks after {device} already: stop it, "
+        "or give each a card of its own with --device."
+    )
+    with _locked(folder / f"{re.sub('[^A-Za-z0-9]', '-', device)}.lock", taken):
+        yield
+
+
+@contextmanager
+def _locked(path: Path, taken: Exception) -> Iterator[None]:
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         try:
             _lock(handle)
         except OSError:
-            raise HomeInUse(
-                f"An agent is running from {folder.parent} already: stop it, "
-                "or give this one another folder with --home."
-            ) from None
+            raise taken from None
         yield
     finally:
         os.close(handle)

@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from foxden_agent.placement import Placement
 from foxden_proto.v1.pool_pb2 import TIER_DISK, TIER_RAM, TIER_VRAM, Tier
 
 _GIB = 1024**3
@@ -141,6 +142,16 @@ def idle(now: float, used_at: float, after: float) -> bool:
     return 0 < after <= now - used_at
 
 
+def layout(placement: Placement | None) -> tuple[str, str, bool]:
+    """What of a placement is settled when a model is loaded; the rest can be switched.
+
+    The engine compares the same (engine/placing.py, needs_reload). None leaves it to the engine.
+    """
+    if placement is None:
+        return ("", "", False)
+    return (placement.dtype, placement.offload, placement.cpu)
+
+
 @dataclass
 class ModelCache:
     """Where the models are that one engine has in memory, and what it learnt of them."""
@@ -148,31 +159,49 @@ class ModelCache:
     history: History = field(default_factory=History)
     _vram: dict[str, int] = field(default_factory=dict)  # bytes by sha256
     _ram: dict[str, int] = field(default_factory=dict)
+    _placed: dict[str, Placement | None] = field(default_factory=dict)  # those that are in _vram
 
     @property
     def in_vram(self) -> Mapping[str, int]:
+        """Ready to be drawn with, and the bytes that they keep of the card meanwhile."""
         return self._vram
 
     @property
     def in_ram(self) -> Mapping[str, int]:
         return self._ram
 
+    @property
+    def offloaded(self) -> tuple[str, ...]:
+        """Those that must go before another one comes."""
+        return tuple(one for one, placed in self._placed.items() if placed and placed.offload)
+
     def tier(self, model: str) -> Tier.ValueType:
         if model in self._vram:
             return TIER_VRAM
         return TIER_RAM if model in self._ram else TIER_DISK
 
-    def brought(self, model: str, size: int, tier: Tier.ValueType) -> None:
-        """It is in this tier now."""
+    def lies_as(self, model: str, placement: Placement | None) -> bool:
+        """Whether it can be drawn with like this and nothing has to be loaded."""
+        return model in self._vram and layout(self._placed[model]) == layout(placement)
+
+    def brought(
+        self, model: str, size: int, tier: Tier.ValueType, placement: Placement | None = None
+    ) -> None:
+        """It is in this tier now, in VRAM laid out like this. `size` in bytes of its weights."""
         self.gone((model,))
-        if tier in (TIER_VRAM, TIER_RAM):
-            (self._vram if tier == TIER_VRAM else self._ram)[model] = size
+        if tier == TIER_VRAM:
+            waits = placement is not None and (placement.offload or placement.cpu)
+            self._vram[model] = 0 if waits else size
+            self._placed[model] = placement
+        elif tier == TIER_RAM:
+            self._ram[model] = size
 
     def gone(self, models: Iterable[str], to: Tier.ValueType = TIER_DISK) -> None:
         """They left the card for RAM, or memory altogether."""
         for model in models:
             size = self._vram.pop(model, None)
             waiting = self._ram.pop(model, None)
+            self._placed.pop(model, None)
             if to == TIER_RAM and (size or waiting):
                 self._ram[model] = size or waiting or 0
 
@@ -180,3 +209,4 @@ class ModelCache:
         """The process ended: nothing is in memory."""
         self._vram.clear()
         self._ram.clear()
+        self._placed.clear()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import psutil
 
@@ -14,6 +14,7 @@ from foxden_agent.engine_client import EngineDied, EngineFailed, EngineProcess, 
 from foxden_agent.model_cache import ModelCache
 from foxden_agent.model_files import ModelFilesChanged, what_changed
 from foxden_agent.models import LocalModel
+from foxden_agent.placement import Placement
 from foxden_proto.timers import Timers
 from foxden_proto.v1.engine_pb2 import EngineMeasured, LoadResponse, ModelSource
 from foxden_proto.v1.pool_pb2 import TIER_DISK, TIER_RAM, TIER_VRAM, Tier
@@ -55,16 +56,22 @@ class ModelLoader:
         self._bytes: dict[str, int] = {}  # that models really took
         self._prefetching: asyncio.Task[None] | None = None
 
-    async def ready(self, engine: EngineProcess, local: LocalModel) -> None:
-        """The model is on the card when this returns. Raises EngineFailed."""
+    async def ready(
+        self, engine: EngineProcess, local: LocalModel, placement: Placement | None = None
+    ) -> None:
+        """The model lies on the card as `placement` says when this returns, and there is the room
+        that drawing takes. None leaves it to the engine. Raises EngineFailed."""
         sha256, now = local.model.sha256, time.monotonic()
         _require_unchanged(local)
         self.cache.history.used(sha256, now)
-        if self.cache.tier(sha256) == TIER_VRAM:
+        await self._make_room(engine, local, placement, now)
+        if self.cache.lies_as(sha256, placement):
             return
-        await self._make_room(engine, local, now)
+        # Its bytes count for nothing from here on: the engine lays it out anew.
+        self.cache.gone((sha256,), self.cache.tier(sha256))
+        message = placement.message() if placement is not None else None
         try:
-            answer = await engine.load(source(local), size=local.model.size)
+            answer = await engine.load(source(local), message, size=local.model.size)
         except EngineRefused as error:
             # Out of memory it has put out everything; of a broken model it has kept nothing.
             if error.out_of_memory:
@@ -72,9 +79,24 @@ class ModelLoader:
             else:
                 self.cache.gone((sha256,))
             raise
-        self._arrived(sha256, answer, TIER_VRAM)
+        self._arrived(sha256, answer, TIER_VRAM, placement)
         if answer.seconds > 0:
             self.on_loaded(sha256, answer.seconds, answer.came_from)
+
+    async def put_out_others(self, engine: EngineProcess, local: LocalModel) -> bool:
+        """Leave the card to this model alone. False: it was alone already. Raises EngineFailed."""
+        others = [one for one in self.cache.in_vram if one != local.model.sha256]
+        if not self.beside(local):
+            return False
+        log.info("all other models leave the card for %s", local.model.name)
+        await self._put_out(engine, others)
+        return True
+
+    def beside(self, local: LocalModel) -> int:
+        """Bytes of other models that lie on the card."""
+        return sum(
+            size for sha256, size in self.cache.in_vram.items() if sha256 != local.model.sha256
+        )
 
     def prefetch(self, engine: EngineProcess, local: LocalModel) -> None:
         """Bring the model into RAM while the card draws, one at a time, if there is room for it.
@@ -93,10 +115,12 @@ class ModelLoader:
             self._prefetch(engine, local), name=f"prefetch {local.model.name}"
         )
 
-    def loaded_by_itself(self, local: LocalModel, measured: EngineMeasured) -> None:
+    def loaded_by_itself(
+        self, local: LocalModel, measured: EngineMeasured, placement: Placement | None = None
+    ) -> None:
         """The engine had to load it for a batch after all: it had put it out for want of room."""
         sha256, seconds = local.model.sha256, measured.load_seconds
-        self.cache.brought(sha256, self._expected_bytes(local), TIER_VRAM)
+        self.cache.brought(sha256, self._expected_bytes(local), TIER_VRAM, placement)
         self.cache.history.loaded(sha256, seconds, measured.came_from)
         self.on_loaded(sha256, seconds, measured.came_from)
 
@@ -116,21 +140,43 @@ class ModelLoader:
             self._prefetching.cancel()
             self._prefetching = None
 
-    async def _make_room(self, engine: EngineProcess, local: LocalModel, now: float) -> None:
+    async def _make_room(
+        self, engine: EngineProcess, local: LocalModel, placement: Placement | None, now: float
+    ) -> None:
+        sha256 = local.model.sha256
+        if (placement is not None and placement.offload) or self.cache.offloaded:
+            # It lies on its card alone, and the engine puts out the others, or it, by itself.
+            others = [one for one in self.cache.in_vram if one != sha256]
+            if others:
+                await self._put_out(engine, others)
+            return
         free = self.free_memory()
         if free is None:
             return  # the engine sees for itself, and puts out what was used longest ago
         wanted = int(model_cache.NEEDS * self._expected_bytes(local))
-        out = model_cache.make_room(wanted, self.cache.in_vram, free, now, self.cache.history)
-        if not out:
-            return
-        freed = sum(self.cache.in_vram[model] for model in out)
-        # The ones that will be missed most wait in RAM, as far as that has room.
-        for model in reversed(out):
-            to = TIER_RAM if self._fits_ram(self.cache.in_vram[model]) else TIER_DISK
+        if placement is not None and not placement.cpu:
+            wanted = max(wanted, placement.need)
+        out = model_cache.make_room(
+            wanted - self.cache.in_vram.get(sha256, 0),
+            self.cache.in_vram,
+            free,
+            now,
+            self.cache.history,
+            keep=(sha256,),
+        )
+        if out:
+            freed = sum(self.cache.in_vram[model] for model in out)
+            await self._put_out(engine, out)
+            await self._memory_back(free, freed)
+
+    async def _put_out(self, engine: EngineProcess, models: Sequence[str]) -> None:
+        """Off the card, what is missed least first; the others wait in RAM, as far as there is
+        room."""
+        for model in reversed(models):
+            size = self.cache.in_vram[model]
+            to = TIER_RAM if size and self._fits_ram(size) else TIER_DISK
             await engine.unload([model], to)
             self.cache.gone((model,), to)
-        await self._memory_back(free, freed)
 
     async def _memory_back(self, before: int, freed: int) -> None:
         """Until the driver shows what was freed: a load on a stale figure would go astray."""
@@ -150,7 +196,7 @@ class ModelLoader:
     async def _prefetch(self, engine: EngineProcess, local: LocalModel) -> None:
         try:
             _require_unchanged(local)
-            answer = await engine.load(source(local), TIER_RAM, size=local.model.size)
+            answer = await engine.load(source(local), tier=TIER_RAM, size=local.model.size)
         except EngineFailed as error:
             log.info("model %s was not fetched ahead: %s", local.model.name, error)
             return
@@ -158,9 +204,15 @@ class ModelLoader:
         if answer.memory and self.cache.tier(local.model.sha256) == TIER_DISK:
             self.cache.brought(local.model.sha256, answer.memory, TIER_RAM)
 
-    def _arrived(self, sha256: str, answer: LoadResponse, tier: Tier.ValueType) -> None:
+    def _arrived(
+        self,
+        sha256: str,
+        answer: LoadResponse,
+        tier: Tier.ValueType,
+        placement: Placement | None = None,
+    ) -> None:
         self._bytes[sha256] = answer.memory
-        self.cache.brought(sha256, answer.memory, tier)
+        self.cache.brought(sha256, answer.memory, tier, placement)
         self.cache.history.loaded(sha256, answer.seconds, answer.came_from)
 
     def _expected_bytes(self, local: LocalModel) -> int:

@@ -40,6 +40,7 @@ class CardReadings:
     fan: float | None = None  # 0 to 1
     throttled: frozenset[str] = frozenset()  # of "power", "heat", "hardware", "brake"
     processes: tuple[CardProcess, ...] | None = None  # others' programs; None: not told
+    problem: str = ""  # for the owner: why it is not present, and what to do
 
     @property
     def foreign_memory(self) -> int | None:
@@ -61,3 +62,22 @@ class MachineReadings:
     battery: float | None = None  # 0 to 1
     idle_seconds: float | None = None  # since the user last touched anything
     memory_free: int | None = None  # bytes of RAM that programs can have
+
+
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """What was read at one moment: the machine, and each card that was asked for, in that order.
+
+    `machine.at` is the moment. A card's own `at` may lie a few seconds earlier, where its driver
+    is slow to answer.
+    """
+
+    machine: MachineReadings
+    cards: tuple[CardReadings, ...]
+
+    def card(self, device: str) -> CardReadings:
+        """The card of that name, e.g. "cuda:0". Raises KeyError where it was not asked for."""
+        for card in self.cards:
+            if card.device == device:
+                return card
+        raise KeyError(device)

@@ -19,6 +19,7 @@ class AgentSettings:
     device: str = "auto"  # auto (every CUDA device, else the CPU), cpu, cuda:N
     models: Path | None = None  # the model folder; None: `models/` in the home folder
     name: str = ""  # for people; empty: the machine's name
+    vram_budget: int = 0  # bytes of each card that its owner lets the engine use; 0: all there are
     idle_unload: float = 600.0  # seconds without work until the engine ends; 0: never
     supervised: bool = False  # stop when standard input closes
     timers: Timers = field(default_factory=Timers)

@@ -1,42 +1,59 @@
 """How many images a card says may ride through it in one batch. Pure.
 
-Rules of thumb, until placement measures each model on each card; a batch that turns out to be too
-big is drawn one by one (worker.py). In images of foxden_proto.batches.REFERENCE_PIXELS.
+As many as are drawn in the placement that one alone gets (foxden_agent/placement): a batch is not
+worth a slower one. A batch that turns out to be too big is drawn one by one (worker.py). In images
+of foxden_proto.batches.REFERENCE_PIXELS.
 """
 
 from __future__ import annotations
 
-from foxden_proto.batches import REFERENCE_PIXELS
+from collections.abc import Iterable
 
-_GIB = 1024**3
+from foxden_agent.placement.facts import CardFacts, ModelFacts, Placement, Work
+from foxden_agent.placement.ladder import place
+from foxden_agent.placement.remembered import Remembered
+from foxden_proto.batches import REFERENCE_PIXELS
 
 # Measured with the demo model on 2 cores, seconds per image at 1, 2, 4, 8 and 16 together:
 # 64 px 0.84 0.53 0.35 0.18 0.12, 128 px 0.46 0.32 0.26 0.24, 256 px 0.98 1.03 1.03 0.88. So one
 # image of 256 px fills two cores, and as many smaller ones as have its pixels are worth it.
 _CORES_PER_IMAGE = 2
-_RAM_PER_IMAGE = _GIB // 2  # float32, with guidance
-_RAM_LEFT = 2 * _GIB  # for everything else that runs there
-
-# float16, with guidance: a latent and its activations take 0.5 to 0.9 GiB at 512 x 512 with
-# SD 1.5 and SDXL. Pictures are decoded one after the other: the reserve is for one decoder run.
-_VRAM_PER_IMAGE = _GIB // 4
-_VRAM_LEFT = 3 * _GIB // 2
 # Four images of 1024 x 1024. Beyond it a card is busy anyway, and the first waits for the last.
 _MOST_ON_CUDA = 4 * (1024 // 256) ** 2
 
 
-def most_together(device: str, *, memory_free: int, cores: int, largest_model: int) -> int:
-    """1 or more; 1 where nothing is known of the device.
+def images_together(
+    card: CardFacts, models: Iterable[tuple[ModelFacts, int, Remembered]], *, cores: int
+) -> int:
+    """1 or more; 1 where nothing is known of the device, or nothing of its memory.
 
-    `memory_free` and `largest_model` are bytes: what the device has left (VRAM; RAM for "cpu"),
-    0 where it does not tell, and the weights of the biggest model that the card may load.
+    `models` come with the pixels that they draw by default and what is remembered of them; what
+    does not fit at all has no say.
     """
-    room = memory_free - largest_model
-    if device == "cpu":
-        return max(1, min((room - _RAM_LEFT) // _RAM_PER_IMAGE, cores // _CORES_PER_IMAGE))
-    if device.startswith("cuda"):
-        return max(1, min((room - _VRAM_LEFT) // _VRAM_PER_IMAGE, _MOST_ON_CUDA))
-    return 1
+    if not card.memory_total or not (card.cuda or card.device == "cpu"):
+        return 1
+    most = _MOST_ON_CUDA if card.cuda else max(1, cores // _CORES_PER_IMAGE)
+    for model, pixels, remembered in models:
+        most = min(most, _with(model, pixels, card, remembered, most))
+    return most
+
+
+def _with(
+    model: ModelFacts, pixels: int, card: CardFacts, remembered: Remembered, most: int
+) -> int:
+    alone = place(model, card, Work(pixels), remembered)
+    if not isinstance(alone, Placement):
+        return most
+    low, high = 1, most
+    while low < high:
+        middle = (low + high + 1) // 2
+        images = max(1, middle * REFERENCE_PIXELS // pixels)
+        found = place(model, card, Work(pixels, images), remembered)
+        if isinstance(found, Placement) and found.name == alone.name:
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 def after_out_of_memory(together: int, images: int, width: int, height: int) -> int:

@@ -6,11 +6,12 @@ import asyncio
 import datetime as dt
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from foxden_broker.blobs import BlobStore
 from foxden_broker.catalogue import resolve
+from foxden_broker.checkpoints import Checkpoints
 from foxden_broker.hub import Hub
 from foxden_broker.inlining import Recent, Sending
 from foxden_broker.metrics import Metrics
@@ -19,7 +20,16 @@ from foxden_broker.quotas import Defaults, day_of, refusal, room
 from foxden_broker.retries import after_loss
 from foxden_broker.scheduler import backlog
 from foxden_broker.session import Session
-from foxden_broker.store.base import Change, Decide, Job, Lease, Quota, Store, Task
+from foxden_broker.store.base import (
+    Change,
+    Checkpoint,
+    Decide,
+    Job,
+    Lease,
+    Quota,
+    Store,
+    Task,
+)
 from foxden_broker.uploads import Signer
 from foxden_proto import logs
 from foxden_proto.problems import Problem
@@ -33,6 +43,10 @@ log = logging.getLogger(__name__)
 
 def now_ms() -> int:
     return int(time.time() * 1000)
+
+
+def _nobody(_job_id: str, _count: int) -> None:
+    """No other broker plans for this account."""
 
 
 @dataclass
@@ -51,12 +65,14 @@ class Account:
     sessions: dict[str, Session] = field(default_factory=dict)  # by agent_id
     wake: asyncio.Event = field(default_factory=asyncio.Event)  # something to plan
     planned: bool = True  # False: another broker plans for it, and the mirror stays empty
+    tell_owner: Callable[[str, int], None] = _nobody  # of a job stored while not `planned`
     quotas: dict[str, Quota] = field(default_factory=dict)  # by member
     sweeping: asyncio.Lock = field(default_factory=asyncio.Lock)  # no blob is deleted by others
     doubts: set[tuple[str, int]] = field(default_factory=set)  # images to ask the store about
     puts_elsewhere: dict[Lease, list[str]] = field(default_factory=dict)  # of leases not held here
     recent: Recent = field(default_factory=Recent)
     sending: Sending = field(default_factory=Sending)
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
 
     _ahead: asyncio.Task[None] | None = None  # a deep backlog being planned
 
@@ -72,6 +88,8 @@ class Account:
             releasing = task.state is TaskState.RELEASING
             unknown = 3 * self.timers.unknown_run + self.timers.load_budget
             self.pool.restore(job, task, now + (self.timers.release if releasing else unknown))
+            if task.checkpoint is not None:
+                self.checkpoints.remember(task.checkpoint.sha256, now_ms())
         for held in self.pool.held.values():
             self.sessions.setdefault(held.agent_id, Session(held.agent_id, self.timers, now))
         self.wake.set()
@@ -174,14 +192,31 @@ class Account:
     # Changes that both doors make
 
     async def end_lease(
-        self, lease: Lease, event: TaskEvent | Decide, reason: str, *, blame: bool = False
+        self,
+        lease: Lease,
+        event: TaskEvent | Decide,
+        reason: str,
+        *,
+        blame: bool = False,
+        checkpoint: Checkpoint | None = None,
+        forget_checkpoint: bool = False,
     ) -> Change | None:
-        """End a lease in the store, then here. `blame`: the card is at fault. None: it was not
-        held any more."""
-        change = await self.store.end_lease(self.account_id, lease, event, reason, now_ms())
+        """End a lease in the store, then here. `blame`: the card is at fault. `checkpoint`: where
+        another card can go on. None: it was not held any more."""
+        told = self.checkpoints.forget(lease)  # in case it is not written down yet
+        change = await self.store.end_lease(
+            self.account_id,
+            lease,
+            event,
+            reason,
+            now_ms(),
+            checkpoint=checkpoint or told,
+            forget_checkpoint=forget_checkpoint,
+        )
         if change is not None:
             self.noted(change)
-            self.pool.ended(lease, change.task.state, change.event, blame=blame)
+            kept = change.task.checkpoint
+            self.pool.ended(lease, change.task.state, change.event, blame=blame, checkpoint=kept)
             log.info(
                 *("image %s/%d: %s (%s)", lease.job_id, lease.index, change.event.value, reason),
                 extra=logs.fields(
@@ -198,6 +233,14 @@ class Account:
         self.doubts.update((job_id, index) for index in indices)
         self.wake.set()
 
+    def stored(self, job_id: str, count: int) -> None:
+        """A job is in the store, or may be, and whoever plans may not know of it: by now that may
+        be another broker, or this one with another `Account`."""
+        if self.planned:
+            self.doubt(job_id, *range(count))
+        else:
+            self.tell_owner(job_id, count)
+
     async def lose(self, held: Held, reason: str) -> None:
         """The card that held this is gone. The store says whether it had begun: a start may be on
         its way there."""
@@ -209,6 +252,15 @@ class Account:
             return
         capable = self.capable_ids(held.lease.job_id)
         await self.end_lease(held.lease, after_loss(capable), reason, blame=held.started)
+
+    async def begin_again(self, held: Held, reason: str) -> None:
+        """Its card cannot go on from the checkpoint: another draws it from the beginning. That is
+        no failure, and cannot repeat itself: the checkpoint is forgotten."""
+        event = TaskEvent.REFUSE
+        if held.started:
+            await self.release(held, reason)
+            event = TaskEvent.RELEASED
+        await self.end_lease(held.lease, event, reason, forget_checkpoint=True)
 
     async def release(self, held: Held, reason: str) -> None:
         """It is given back; its last checkpoint may follow until the held one's deadline."""
@@ -269,7 +321,7 @@ class Account:
         if not job.resolved:
             told.position = self.pool.position(job)
             return told
-        place = self.pool.outlook.place(job.job_id, time.monotonic())
+        place = self.pool.place(job, time.monotonic())
         told.position = place.position
         if not told.waiting_for and place.p50 is not None and place.p90 is not None:
             told.eta_p50, told.eta_p90 = round(place.p50, 1), round(place.p90, 1)
@@ -292,7 +344,9 @@ class Account:
         if any(card.works for card in capable):
             return ""
         if not capable:
-            return f"a card with the model {job.request.model}"
+            request = job.request
+            size = f"{request.width} x {request.height}"
+            return f"a card with the model {request.model} and the memory for {size}"
         online = [card for card in capable if card.online]
         if online:
             why = "; ".join(f"{c.info.name}: {c.why_not}" for c in online)

@@ -11,7 +11,7 @@ from foxden_broker.account import Account, now_ms
 from foxden_broker.pool import Held, PoolCard
 from foxden_broker.retries import after_failure
 from foxden_broker.session import Session
-from foxden_broker.store.base import Lease, Picture, StoreError, Task
+from foxden_broker.store.base import Checkpoint, Lease, Picture, StoreError, Task
 from foxden_proto import link, logs
 from foxden_proto.link import LeaseKey
 from foxden_proto.link_checks import LinkError
@@ -42,7 +42,7 @@ async def handle(account: Account, session: Session, event: link.Event) -> None:
             await _cards(account, session, event.cards)
         case pb.Refused():
             for refused in event.leases:
-                await _refused(account, session, refused, event.reason)
+                await _refused(account, session, refused, event)
         case pb.TaskStarted():
             await _started(account, session, event)
         case pb.TaskProgress():
@@ -53,6 +53,8 @@ async def handle(account: Account, session: Session, event: link.Event) -> None:
             await _failed(account, session, event)
         case pb.TaskReleased():
             await _released(account, session, event)
+        case pb.TaskCheckpoint():
+            await _checkpoint(account, session, event)
         case pb.TaskStopped():
             await _stopped(account, session, event)
         case pb.ModelLoaded():
@@ -212,11 +214,18 @@ def _holds(account: Account, session: Session, lease: Lease) -> Held | None:
     return held if held is not None and held.agent_id == session.agent_id else None
 
 
-async def _refused(account: Account, session: Session, message: pb.Lease, reason: str) -> None:
+async def _refused(
+    account: Account, session: Session, message: pb.Lease, refused: pb.Refused
+) -> None:
     lease = LeaseKey.of(message)
-    if _holds(account, session, lease):
-        why = _text(reason, _REASON_CHARACTERS) or "the agent refused it"
-        await account.end_lease(lease, TaskEvent.REFUSE, why, blame=True)
+    held = _holds(account, session, lease)
+    if held is not None:
+        why = _text(refused.reason, _REASON_CHARACTERS) or "the agent refused it"
+        card = account.pool.cards.get(held.card_id)
+        # Its owner came first, and the card has said so. One that refuses and says that it is
+        # ready would be given the same again at once: it is left alone for a moment.
+        owner = refused.not_ready and card is not None and not card.works
+        await account.end_lease(lease, TaskEvent.REFUSE, why, blame=not owner)
 
 
 async def _started(account: Account, session: Session, event: pb.TaskStarted) -> None:
@@ -287,6 +296,7 @@ async def _finished(account: Account, session: Session, event: pb.TaskFinished) 
         Picture(told.sha256, told.size, picture.SerializeToString()),
         now_ms(),
     )
+    account.checkpoints.forget(lease)
     if change is not None:
         account.noted(change)
         account.pool.ended(lease, change.task.state, change.event, blame=False, run=picture.seconds)
@@ -312,7 +322,11 @@ async def _drawn(
 
 async def _failed(account: Account, session: Session, event: pb.TaskFailed) -> None:
     lease = LeaseKey.of(event.lease)
-    if _holds(account, session, lease):
+    held = _holds(account, session, lease)
+    if held is not None and event.checkpoint_refused and held.resumed:
+        why = _text(event.reason, _REASON_CHARACTERS) or "its checkpoint is of no use there"
+        await account.begin_again(held, why)
+    elif held is not None:
         decide = after_failure(account.capable_ids(lease.job_id), retryable=event.retryable)
         why = _text(event.reason, _REASON_CHARACTERS) or "the engine failed"
         # What no card could do better says nothing about this one.
@@ -345,8 +359,35 @@ async def _released(account: Account, session: Session, event: pb.TaskReleased) 
             await account.release(held, why)
             if event.releasing:
                 return  # the checkpoint follows, or the deadline ends the wait
-            await account.end_lease(lease, TaskEvent.RELEASED, why)
+            checkpoint = None
+            if event.HasField("checkpoint"):
+                checkpoint = _proven(account, session, lease, event.checkpoint, event.receipt)
+            await account.end_lease(lease, TaskEvent.RELEASED, why, checkpoint=checkpoint)
     session.link.settle(event.lease, True)
+
+
+async def _checkpoint(account: Account, session: Session, event: pb.TaskCheckpoint) -> None:
+    lease = LeaseKey.of(event.lease)
+    held = _holds(account, session, lease)
+    if held is None:
+        return
+    checkpoint = _proven(account, session, lease, event.checkpoint, event.receipt)
+    if checkpoint is not None:
+        if not held.started:
+            await _start(account, held)  # its start frame was lost with a connection
+        await account.checkpoints.tell(account, lease, checkpoint)
+
+
+def _proven(
+    account: Account, session: Session, lease: Lease, told: pb.Checkpoint, receipt: str
+) -> Checkpoint | None:
+    """A checkpoint that this lease has PUT; None where it has not."""
+    ids = (account.account_id, lease, told.sha256, told.size)
+    if not account.signer.check_checkpoint_receipt(receipt, *ids):
+        log.warning("agent %s told a checkpoint of %s without a receipt", session.agent_id, lease)
+        return None
+    account.checkpoints.remember(told.sha256, now_ms())  # another broker may have taken the PUT
+    return Checkpoint(told.sha256, told.size, told.step)
 
 
 async def _gone(account: Account, session: Session, reason: str) -> None:

@@ -7,6 +7,7 @@ that names a model is pinned to one sha256 at once, so that it can never be answ
 from __future__ import annotations
 
 import difflib
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,8 +15,13 @@ from functools import cached_property
 
 from foxden_broker.problems import invalid
 from foxden_proto.problems import Problem, Reason
+from foxden_proto.sizes import size_class
 from foxden_proto.v1.generation_pb2 import ImageRequest
 from foxden_proto.v1.pool_pb2 import CardInfo, Model, PoolModel
+
+# A gRPC status has 8 KB for everything.
+_MOST_REASONS = 12
+_REASON_CHARACTERS = 300
 
 
 @dataclass(frozen=True)
@@ -94,6 +100,19 @@ class Catalogue:
             self._offered[sha256] = offered
         return self._offered[sha256]
 
+    def largest(self, sha256: str, sampler: str, schedule: str) -> float:
+        """Pixels of the largest picture that a card can draw with these, online or not; inf where
+        one sets no limit to it, 0 where none can draw anything."""
+        need = (sha256, sampler, schedule)
+        if need not in self._largest:
+            able = [card for card in self.cards if offers(card, *need)]
+            self._largest[need] = max((most_pixels(card, sha256) for card in able), default=0)
+        return self._largest[need]
+
+    @cached_property
+    def _largest(self) -> dict[tuple[str, str, str], float]:
+        return {}  # as _offered
+
     @cached_property
     def _offered(self) -> dict[str, dict[str, set[str]]]:
         return {}  # filled when asked for: models that somebody has, so it stays small
@@ -120,8 +139,9 @@ class Catalogue:
 def resolve(request: ImageRequest, catalogue: Catalogue) -> ImageRequest:
     """The request with its model pinned and every default filled in.
 
-    Raises Problem: UNKNOWN_MODEL, or INVALID_REQUEST for a size this model cannot draw, or a
-    sampler and schedule that no card with the model runs.
+    Raises Problem: UNKNOWN_MODEL; INVALID_REQUEST for a size this model cannot draw, or a sampler
+    and schedule that no card with the model runs; NO_CARD_CAN_RUN where no card, online or not,
+    has the memory for it.
     """
     model = catalogue.find(request.model, request.model_sha256)
     complete = ImageRequest()
@@ -143,14 +163,26 @@ def resolve(request: ImageRequest, catalogue: Catalogue) -> ImageRequest:
     _check_size("width", complete.width, model)
     _check_size("height", complete.height, model)
     _check_cards(complete, catalogue.schedules(complete.model_sha256))
+    _check_fits(complete, catalogue)
     return complete
 
 
-def offers(card: CardInfo, model_sha256: str, sampler: str, schedule: str) -> bool:
-    """Whether a card can run complete requests with these."""
-    return any(model.sha256 == model_sha256 for model in card.models) and any(
-        one.name == sampler and schedule in one.schedules for one in card.samplers
+def offers(card: CardInfo, model_sha256: str, sampler: str, schedule: str, pixels: int = 0) -> bool:
+    """Whether a card can run complete requests with these; `pixels` as foxden_proto.sizes counts
+    them, 0: whatever the size."""
+    return (
+        any(model.sha256 == model_sha256 for model in card.models)
+        and any(one.name == sampler and schedule in one.schedules for one in card.samplers)
+        and (not pixels or pixels <= most_pixels(card, model_sha256))
     )
+
+
+def most_pixels(card: CardInfo, model_sha256: str) -> float:
+    """Of the largest picture that a card has the memory for; inf where it does not say."""
+    for fit in card.fits:
+        if fit.model_sha256 == model_sha256:
+            return fit.max_pixels
+    return math.inf
 
 
 def _check_size(field: str, pixels: int, model: Model) -> None:
@@ -167,3 +199,26 @@ def _check_cards(request: ImageRequest, offered: Mapping[str, set[str]]) -> None
     if request.schedule not in offered[request.sampler]:
         what = f"schedule is {request.schedule!r}, which {request.sampler} does not run with here"
         raise invalid("schedule", what, ", ".join(sorted(offered[request.sampler])))
+
+
+def _check_fits(request: ImageRequest, catalogue: Catalogue) -> None:
+    need = (request.model_sha256, request.sampler, request.schedule)
+    if size_class(request.width * request.height) <= catalogue.largest(*need):
+        return
+    able = [card for card in catalogue.cards if offers(card, *need)]
+    reasons = [f"{card.name}: {_refusal(card, request.model_sha256)}" for card in able]
+    told = [reason[:_REASON_CHARACTERS] for reason in reasons[:_MOST_REASONS]]
+    if len(reasons) > len(told):
+        told.append(f"and {len(reasons) - len(told)} more cards")
+    raise Problem(
+        Reason.NO_CARD_CAN_RUN,
+        f"No card of this pool, online or not, has the memory to draw {request.width} x "
+        f"{request.height} pixels with {request.model} ({told[0]}): "
+        "ask for a smaller picture or another model, or add a card.",
+        {"reasons": "\n".join(told)},
+    )
+
+
+def _refusal(card: CardInfo, model_sha256: str) -> str:
+    fit = next(fit for fit in card.fits if fit.model_sha256 == model_sha256)
+    return fit.refusal or f"pictures of up to {fit.max_pixels} pixels fit"

@@ -63,10 +63,12 @@ class BrokerCommand:
         limit("--most-queued-in-account", default=100_000, help=text)
         add("--metrics-open", action="store_true", help="tell /metrics without a token")
         add("--log-format", choices=logs.FORMATS, default="text", help="of the log lines (text)")
+        text = "log into this file, rotated, instead of the error stream"
+        add("--log-file", type=Path, metavar="FILE", help=text)
         add("--supervised", action="store_true", help=argparse.SUPPRESS)
 
     def run(self, args: argparse.Namespace) -> int:
-        logs.set_up(args.log_format)
+        logs.set_up(args.log_format, file=args.log_file)
         logging.getLogger("alembic").setLevel(logging.WARNING)
         try:
             return asyncio.run(_run(args))

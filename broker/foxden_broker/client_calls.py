@@ -77,8 +77,7 @@ async def submit(
                 submitted = await account.store.submit(new, key_window_ms=KEY_WINDOW_MS)
             except StoreError:
                 # Perhaps it is stored, and the answer got lost; its client may not ask again.
-                if account.planned:
-                    account.doubt(new.job_id, *range(new.count))
+                account.stored(new.job_id, new.count)
                 raise
     if submitted.conflict:
         raise Problem(
@@ -92,14 +91,16 @@ async def submit(
         if account.planned:
             account.pool.add_job(job, range(job.count))
             account.hub.recent.add(job)
+        else:
+            account.stored(job.job_id, job.count)
         account.metrics.submitted(job.priority)
         account.wake.set()
         # A card with models may have come while the job was being written.
         if not resolved:
             await account.resolve_waiting()
-    elif account.planned and job.state not in JOB_ENDED and not known:
+    elif job.state not in JOB_ENDED and not known:
         # It was stored, and the store's answer to that got lost, or is on its way still.
-        account.doubt(job.job_id, *range(job.count))
+        account.stored(job.job_id, job.count)
     return gen.SubmitResponse(
         job=job_message(job), queued=queued(account, job), repeated=submitted.repeated
     )
@@ -164,6 +165,8 @@ async def cancel(account: Account, member: Member, job_id: str) -> gen.Job:
         account.pool.unqueue(change.task.job_id, change.task.index)
     if opened is not None and opened.waiting:  # an earlier cancel's answer got lost
         account.doubt(job_id, *opened.waiting)
+    if not account.planned:
+        account.stored(job_id, len(cancelled.job.tasks))
     for task in cancelled.running:
         session = account.sessions.get(task.agent_id)
         if session is not None:

@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 
 from foxden_broker import doubts
 from foxden_broker.account import Account, now_ms
-from foxden_broker.pool import Held
-from foxden_broker.scheduler.facts import Action, Expire, Give, Image
+from foxden_broker.pool import Held, real
+from foxden_broker.scheduler.facts import Action, Expire, Give, Image, Preempt
 from foxden_broker.scheduler.planning import plan
 from foxden_broker.scheduler.prefetch import next_model
 from foxden_broker.store.base import Assign, Change, StoreError
-from foxden_broker.uploads import upload_path
+from foxden_broker.uploads import checkpoint_path, upload_path
 from foxden_proto.batches import batches
 from foxden_proto.link import LeaseKey
 from foxden_proto.states import TaskEvent
@@ -67,13 +67,13 @@ async def dispatch(account: Account) -> float:
             todo = plan(account.pool.scheduler, time.monotonic())
         if todo.wants_allotments:
             account.plan_ahead()
+        for preempt in todo.preempts:
+            _preempt(account, preempt)
         if not todo.actions:
             return todo.wake_at
         # All of it before anything is awaited: the plan holds for this moment.
         expired = _set_aside(account, todo.actions)
-        gives = _deliverable(account, todo.actions)
-        for give in gives:
-            account.pool.reserve(give)
+        gives = [account.pool.reserve(give) for give in _deliverable(account, todo.actions)]
         try:
             if gives:
                 await _hand_out(account, gives)
@@ -91,6 +91,18 @@ def _deliverable(account: Account, actions: Sequence[Action]) -> list[Give]:
             if session is not None and account.refresh(session):
                 gives.append(action)
     return gives
+
+
+def _preempt(account: Account, preempt: Preempt) -> None:
+    """Ask a card to give back what it draws; it does so at its next step, with checkpoints."""
+    held = account.pool.preempting(preempt)
+    for one in held:
+        session = account.sessions.get(one.agent_id)
+        if session is not None and not one.releasing:
+            session.link.preempt(one.lease, preempt.reason)
+            session.flush()
+    what = ", ".join(f"{one.lease.job_id}/{one.lease.index}" for one in held)
+    log.info("card %s is asked to give back %s: %s", preempt.card_id, what, preempt.reason)
 
 
 async def _hand_out(account: Account, gives: Sequence[Give]) -> None:
@@ -156,8 +168,11 @@ async def _send(account: Account, give: Give, leases: Sequence[LeaseKey]) -> Non
     card = pool.cards.get(give.card_id)  # its agent may have said meanwhile that it is gone
     together = card.info.most_together if card is not None else 1
     tasks = [_task(account, one) for one in held]
-    # One batch, unless long prompts make the frame too big.
-    for part in batches(tasks, lambda task: task.request, together):
+    # One batch, unless long prompts make the frame too big, or a checkpoint is another than was
+    # planned with.
+    for part in batches(
+        tasks, lambda task: task.request, together, lambda task: int(task.resume.step)
+    ):
         assignment = pb.Assignment(card_id=give.card_id, tasks=part)
         session.link.assign(assignment, time.monotonic())
     for one in held:
@@ -170,12 +185,18 @@ async def _send(account: Account, give: Give, leases: Sequence[LeaseKey]) -> Non
 
 def _task(account: Account, held: Held) -> pb.AssignedTask:
     lease = held.lease
+    path = checkpoint_path(account.account_id, lease)
+    resume = None
+    if held.task is not None and (kept := held.task.checkpoint) is not None:
+        resume = pb.Checkpoint(sha256=kept.sha256, size=kept.size, step=kept.step, path=path)
     return pb.AssignedTask(
         lease=lease.message(),
         request=account.pool.jobs[lease.job_id].image_request(lease.index),
         upload_path=upload_path(account.account_id, lease),
         upload_token=account.signer.upload_token(account.account_id, lease),
         deadline=held.deadline - time.monotonic(),
+        resume=resume,
+        checkpoint_path=path,
     )
 
 
@@ -184,8 +205,9 @@ def _set_aside(account: Account, actions: Sequence[Action]) -> dict[str, list[Im
     by_reason: defaultdict[str, list[Image]] = defaultdict(list)
     for action in actions:
         if isinstance(action, Expire):
-            by_reason[action.reason].append((action.job_id, action.index))
-            account.pool.set_aside(action.job_id, action.index)
+            image = real((action.job_id, action.index))
+            by_reason[action.reason].append(image)
+            account.pool.set_aside(*image)
     return by_reason
 
 

@@ -60,11 +60,11 @@ async def _believe(account: Account, job: Job, index: int) -> None:
     lives = task.state in TASK_HELD
     for held in _held(account, job.job_id, index):
         if not lives or held.lease != task.lease:
-            pool.ended(held.lease, task.state, None, blame=False)
+            pool.ended(held.lease, task.state, None, blame=False, checkpoint=task.checkpoint)
     if task.state is TaskState.QUEUED:
         if job.job_id not in pool.jobs:
             pool.add_job(job, range(0))
-        pool.requeue(job.job_id, index)
+        pool.requeue(job.job_id, index, checkpoint=task.checkpoint)
         return
     pool.unqueue(job.job_id, index)
     if not lives:

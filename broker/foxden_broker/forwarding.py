@@ -130,9 +130,7 @@ class _Call:
         except StoreError as error:
             log.error("%s: %s", self._name, error)
             await _abort(context, _unavailable())
-        response = await self._here(request, context)
-        self._replicas.stored(self._account_id)
-        return response
+        return await self._here(request, context)
 
     async def stream(self, request: bytes, context: Context) -> AsyncIterator[bytes]:
         owner = await self._admitted(context)

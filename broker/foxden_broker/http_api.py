@@ -1,4 +1,4 @@
-"""The HTTP door: the agents' link, the pictures they PUT, and the broker's own CA."""
+"""The HTTP door: the agents' link, what they PUT and fetch, and the broker's own CA."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
-from typing import Protocol
+from typing import Annotated, Protocol
 
-from fastapi import FastAPI, Request, WebSocket
+from fastapi import FastAPI, Path, Request, WebSocket
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
-from foxden_broker import agent_calls
+from foxden_broker import agent_calls, checkpoints
 from foxden_broker.account import Account
 from foxden_broker.auth import Doorkeeper
 from foxden_broker.blobs import BlobMismatch, BlobStalled, BlobTooBig, paced
@@ -35,6 +35,8 @@ from foxden_proto.v1.generation_pb2 import ImageRequest
 
 log = logging.getLogger(__name__)
 
+_CHECKPOINT_ROUTE = "/v1/checkpoints/{account_id}/{job_id}/{index}/{lease_no}"
+_Number = Annotated[int, Path(ge=0, lt=2**53)]
 _PICTURE_ROUTE = "/v1/pictures/{account_id}/{job_id}/{index}/{lease_no}"
 # Agents on their way through the hello. At 2 to 3 ms of processor time each they wait a second or
 # two on a free core, and on a fifth of one still less than the 12 s after which an agent gives up.
@@ -80,12 +82,39 @@ def create(
             return PlainTextResponse("this broker has no CA of its own\n", 404)
         return Response(ca_pem, media_type="application/x-pem-file")
 
-    async def put_picture(account_id: str, lease: Lease, request: Request) -> JSONResponse:
+    def holder(account_id: str, lease: Lease, request: Request) -> Account | None:
+        """The account, where the request has this lease's token."""
         account = accounts.get(account_id)
         token = request.headers.get("authorization", "").removeprefix("Bearer ")
         if account is None or not account.signer.check_upload_token(token, account_id, lease):
+            return None
+        return account
+
+    async def put_picture(account_id: str, lease: Lease, request: Request) -> JSONResponse:
+        account = holder(account_id, lease, request)
+        if account is None:
             return _error(401, "the token is not good for this picture")
         return await _store_picture(account, lease, request)
+
+    @app.put(_CHECKPOINT_ROUTE)
+    async def put_checkpoint(
+        account_id: str, job_id: str, index: _Number, lease_no: _Number, request: Request
+    ) -> Response:
+        lease = Lease(job_id, index, lease_no)
+        account = holder(account_id, lease, request)
+        if account is None:
+            return _error(401, "the token is not good for this image")
+        return await checkpoints.put(account, lease, request)
+
+    @app.get(_CHECKPOINT_ROUTE)
+    async def get_checkpoint(
+        account_id: str, job_id: str, index: _Number, lease_no: _Number, request: Request
+    ) -> Response:
+        lease = Lease(job_id, index, lease_no)
+        account = holder(account_id, lease, request)
+        if account is None:
+            return _error(401, "the token is not good for this image")
+        return await checkpoints.get(account, lease)
 
     arriving: set[WebSocket] = set()  # connections whose agent is not at work yet
 

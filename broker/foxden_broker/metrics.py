@@ -116,7 +116,7 @@ class Metrics:
         self._blob_bytes.set(size)
 
     def swept(self, what: str, number: int) -> None:
-        """`what`: jobs_archived, jobs_forgotten, keys, blobs or orphans."""
+        """`what`: jobs_archived, jobs_forgotten, keys, checkpoints, blobs or orphans."""
         self._swept.labels(what).inc(number)
 
     def called(self, method: str, code: str, seconds: float | None = None) -> None:

@@ -11,17 +11,27 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from foxden_broker.catalogue import Catalogue, offers
 from foxden_broker.quotas import Tally
 from foxden_broker.retries import cards_failed_on
 from foxden_broker.scheduler.ahead import Ahead
-from foxden_broker.scheduler.facts import CardFacts, Give, JobFacts, Kind, Need, Outcome
-from foxden_broker.scheduler.outlook import Outlook
+from foxden_broker.scheduler.facts import (
+    CardFacts,
+    Give,
+    Image,
+    JobFacts,
+    Kind,
+    Need,
+    Outcome,
+    Preempt,
+)
+from foxden_broker.scheduler.lines import Job as SchedulerJob
+from foxden_broker.scheduler.outlook import Outlook, Place
 from foxden_broker.scheduler.queue import State
-from foxden_broker.store.base import Job, Lease, Task
-from foxden_proto.batches import batch_key, most_images
+from foxden_broker.store.base import Checkpoint, Job, Lease, Task
+from foxden_proto.batches import batch_key, most_images, steps_left
 from foxden_proto.states import TASK_HELD, TaskEvent, TaskState
 from foxden_proto.v1 import pool_pb2
 from foxden_proto.v1.generation_pb2 import ImageRequest
@@ -39,6 +49,12 @@ _BLAMELESS = {
     TaskEvent.LOSE: Outcome.RELEASED,
     TaskEvent.RELEASED: Outcome.RELEASED,
 }
+
+
+def real(image: Image) -> Image:
+    """What the scheduler names, with the id that everybody else knows its job by."""
+    name, index = image
+    return name.partition("@")[0], index
 
 
 @dataclass
@@ -91,6 +107,7 @@ class OpenJob:
     cancelled: bool = False
     waiting: set[int] = field(default_factory=set)
     held: int = 0  # images that a card has, or that are on their way through the store to one
+    resumes: dict[int, int] | None = None  # steps of the checkpoints that images go on from
 
     @property
     def request(self) -> ImageRequest:
@@ -118,6 +135,11 @@ class Held:
     started_at: float = 0.0  # monotonic seconds; 0: not known
     puts: list[str] = field(default_factory=list)  # sha256 of pictures that were sent for it
     task: Task | None = None  # as it was when it was leased
+
+    @property
+    def resumed(self) -> bool:
+        """Whether it was given with a checkpoint to go on from."""
+        return self.task is not None and self.task.checkpoint is not None
 
 
 class Pool:
@@ -273,7 +295,7 @@ class Pool:
         """Take in an open task that the store remembers from before a restart."""
         opened = self.jobs.get(job.job_id) or self.add_job(job, ())
         if task.state not in TASK_HELD:
-            self.requeue(task.job_id, task.index, cards_failed_on(task))
+            self.requeue(task.job_id, task.index, cards_failed_on(task), task.checkpoint)
             return
         started = task.state is not TaskState.LEASED
         releasing = task.state is TaskState.RELEASING
@@ -285,24 +307,35 @@ class Pool:
             now = time.monotonic()
             self.scheduler.restored(job.job_id, task.index, task.card_id, now, started=started)
 
-    def requeue(self, job_id: str, index: int, avoid: frozenset[str] | None = None) -> None:
-        """The image waits (again). `avoid`: cards that failed on it; None: as before."""
+    def requeue(
+        self,
+        job_id: str,
+        index: int,
+        avoid: frozenset[str] | None = None,
+        checkpoint: Checkpoint | None = None,
+    ) -> None:
+        """The image waits (again). `avoid`: cards that failed on it; None: as before.
+        `checkpoint`: from where it can be gone on with."""
         job = self.jobs.get(job_id)
         if job is not None:
+            waited = index in job.waiting
             self._waits(job, index)
             if job.resolved:
+                if not waited:
+                    self._resumes(job, index, checkpoint)
                 self._schedule(job, (index,), {} if avoid is None else {index: avoid})
 
     def unqueue(self, job_id: str, index: int) -> None:
         job = self.jobs.get(job_id)
         if job is not None and index in job.waiting:
             self._left(job, index)
-            self.scheduler.image_left(job_id, index, time.monotonic())
+            self.scheduler.image_left(*self._known_as(job_id, index), time.monotonic())
+            self._resumes(job, index, None)
             self._close_if_over(job)
 
     def set_aside(self, job_id: str, index: int) -> None:
         """It is being ended in the store, and must not be handed out meanwhile."""
-        self.scheduler.image_left(job_id, index, time.monotonic())
+        self.scheduler.image_left(*self._known_as(job_id, index), time.monotonic())
 
     def take_back(self, job_id: str, index: int) -> None:
         """What was set aside waits on, unless it has ended."""
@@ -312,13 +345,16 @@ class Pool:
 
     # Leases
 
-    def reserve(self, give: Give) -> None:
-        """The images are on their way to the card: they neither wait nor leave the card free."""
-        for job_id, index in give.images:
+    def reserve(self, give: Give) -> Give:
+        """The images are on their way to the card: they neither wait nor leave the card free.
+        The same with the images' own jobs."""
+        images = tuple(real(image) for image in give.images)
+        for job_id, index in images:
             job = self.jobs[job_id]
             self._left(job, index)
             self._runs(job, 1)
         self.scheduler.given(give, time.monotonic())
+        return replace(give, images=images)
 
     def unreserve(self, job_id: str, index: int, *, waits: bool) -> None:
         """The store did not lease it. `waits`: it is in the queue as before."""
@@ -326,7 +362,9 @@ class Pool:
         self._runs(job, -1)
         if waits:
             self._waits(job, index)
-        self.scheduler.not_given(job_id, index, time.monotonic(), waits=waits)
+        self.scheduler.not_given(*self._known_as(job_id, index), time.monotonic(), waits=waits)
+        if not waits:
+            self._resumes(job, index, None)
         self._close_if_over(job)
 
     def hold(self, held: Held) -> None:
@@ -337,7 +375,8 @@ class Pool:
 
     def started(self, held: Held) -> None:
         held.started, held.started_at = True, time.monotonic()
-        self.scheduler.image_started(held.lease.job_id, held.lease.index, held.started_at)
+        image = self._known_as(held.lease.job_id, held.lease.index)
+        self.scheduler.image_started(*image, held.started_at)
 
     def ended(
         self,
@@ -347,10 +386,11 @@ class Pool:
         *,
         blame: bool,
         run: float | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> None:
         """A lease is over. `event`: what ended it; None: nobody here heard. `blame`: its card is at
         fault, and avoided for this image from now on. `run`: seconds its batch took, where a
-        picture came of it."""
+        picture came of it. `checkpoint`: from where it can be gone on with, if it waits again."""
         held = self.held.pop(lease, None)
         if held is not None:
             self._leases_of_agent[held.agent_id].discard(lease)
@@ -363,11 +403,22 @@ class Pool:
             self._runs(job, -1)
         if waits:
             self._waits(job, lease.index)
-        image = (lease.job_id, lease.index)
-        if image in self.scheduler.holders:
-            self._tell_end(image, event, held, waits, blame, run)
-        elif waits and job.resolved:
-            self._schedule(job, (lease.index,))
+        step = checkpoint.step if checkpoint is not None and waits else 0
+        moves = step != self._step(job, lease.index)  # it is another kind of work from now on
+        image = self._known_as(lease.job_id, lease.index)
+        before = self.scheduler.jobs.get(image[0])
+        held_there = image in self.scheduler.holders
+        preempted = self.scheduler.preempts.get(image, 0)
+        if held_there:
+            self._tell_end(image, event, held, waits and not moves, blame, run)
+        if moves:
+            self._resumes(job, lease.index, checkpoint if waits else None)
+        if waits and job.resolved and (moves or not held_there):
+            avoid = before.avoid.get(lease.index) if before is not None else None
+            self._schedule(job, (lease.index,), {lease.index: avoid} if avoid else None)
+            if preempted:
+                again = self._known_as(lease.job_id, lease.index)
+                self.scheduler.preempts[again] = preempted
         self._close_if_over(job)
 
     def leases_of(self, agent_id: str) -> list[Held]:
@@ -420,30 +471,86 @@ class Pool:
         job.held += images
         self.tally.runs(job.member, images)
 
+    # Images that go on from a checkpoint are work of another kind than those of their job that
+    # begin: less is left of them, and they ride with others of the same step. To the scheduler they
+    # are a job of their own, as old as theirs: `JOB@STEP`. Nobody else sees that name.
+
+    def place(self, job: OpenJob, now: float) -> Place:
+        """Where a job stands, all its parts together."""
+        names = {self._known_as(job.job_id, index)[0] for index in job.resumes or ()}
+        parts = [name for name in (job.job_id, *sorted(names)) if name in self.scheduler.jobs]
+        places = [self.outlook.place(name, now) for name in parts or [job.job_id]]
+        p50 = [place.p50 for place in places if place.p50 is not None]
+        p90 = [place.p90 for place in places if place.p90 is not None]
+        whole = len(p50) == len(p90) == len(places)
+        position = min(place.position for place in places)
+        return Place(position, max(p50), max(p90)) if whole else Place(position)
+
+    def preempting(self, preempt: Preempt) -> list[Held]:
+        """The card is asked to release these: what it holds of them."""
+        self.scheduler.preempting(preempt, time.monotonic())
+        images = {real(image) for image in preempt.images}
+        return [
+            held
+            for held in self.held.values()
+            if held.card_id == preempt.card_id and (held.lease.job_id, held.lease.index) in images
+        ]
+
+    def _known_as(self, job_id: str, index: int) -> Image:
+        """An image as the scheduler knows it."""
+        job = self.jobs.get(job_id)
+        step = self._step(job, index) if job is not None else 0
+        return (f"{job_id}@{step}" if step else job_id), index
+
+    def _step(self, job: OpenJob, index: int) -> int:
+        return job.resumes.get(index, 0) if job.resumes else 0
+
+    def _resumes(self, job: OpenJob, index: int, checkpoint: Checkpoint | None) -> None:
+        """From where it goes on when it is drawn next."""
+        if checkpoint is None:
+            if job.resumes is not None:
+                job.resumes.pop(index, None)
+                job.resumes = job.resumes or None
+            return
+        if job.resumes is None:
+            job.resumes = {}
+        job.resumes[index] = checkpoint.step
+
     def _schedule(
         self, job: OpenJob, indices: Iterable[int], avoid: dict[int, frozenset[str]] | None = None
     ) -> None:
         """Tell the scheduler that these wait; it forgets a job when nothing waits or is held."""
         now = time.monotonic()
-        if job.job_id not in self.scheduler.jobs:
+        for index, cards in (avoid or {}).items():
+            self._part(job, index, now).avoid[index] = cards
+        part = None
+        for index in indices:
+            if part is None or job.resumes:
+                part = self._part(job, index, now)
+            self.scheduler.image_waits(part.facts.job_id, index, now)
+
+    def _part(self, job: OpenJob, index: int, now: float) -> SchedulerJob:
+        """What the scheduler has for this image: the job, or those of its images that go on from
+        the same step."""
+        name, _ = self._known_as(job.job_id, index)
+        if name not in self.scheduler.jobs:
             ahead = now - time.time()  # of the clock that jobs are stamped with
             deadline = job.deadline_ms / 1000 + ahead if job.deadline_ms else float("inf")
-            facts = JobFacts(
-                job.job_id,
-                job.member,
-                job.kind,
-                job.created_ms / 1000 + ahead,
-                job.priority,
-                deadline,
-            )
+            created = job.created_ms / 1000 + ahead
+            kind = job.kind
+            if step := self._step(job, index):
+                left = steps_left(job.request, step)
+                kind = self._one_object(replace(kind, steps=left, rest=(step, kind.steps)))
+            facts = JobFacts(name, job.member, kind, created, job.priority, deadline)
             self.scheduler.add_job(facts, (), now)
-        for index, cards in (avoid or {}).items():
-            self.scheduler.jobs[job.job_id].avoid[index] = cards
-        for index in indices:
-            self.scheduler.image_waits(job.job_id, index, now)
+        return self.scheduler.jobs[name]
 
     def _kind(self, request: ImageRequest) -> Kind:
-        kind = Kind(*batch_key(request), model_bytes=self.catalogue().size(request.model_sha256))
+        key = batch_key(request)
+        kind = Kind(*key[:-1], model_bytes=self.catalogue().size(request.model_sha256))
+        return self._one_object(kind)
+
+    def _one_object(self, kind: Kind) -> Kind:
         if len(self._kinds) >= _MOST_KINDS:
             self._kinds.clear()
         return self._kinds.setdefault((kind, kind.model_bytes), kind)

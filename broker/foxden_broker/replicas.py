@@ -10,6 +10,7 @@ tenure is thrown away with it.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
@@ -27,6 +28,9 @@ from foxden_proto.programs import Loop, watched
 from foxden_proto.timers import Timers
 
 log = logging.getLogger(__name__)
+
+# A submit may ask a lost database again for a while, and its job is as old as its first try.
+_SUBMIT_SECONDS = 15.0
 
 NewAccount = Callable[[str, Store], Account]
 Loops = Callable[[Account], Sequence[Loop]]
@@ -57,6 +61,7 @@ class Replicas:
         self.owners = Owners(self.accounts)
         self._living: dict[str, Replica] = {}
         self._pokes: dict[str, asyncio.Event] = {}
+        self._unheard: dict[str, set[tuple[str, int]]] = {}  # images stored while nobody planned
         self._looking: dict[str, asyncio.Task[None]] = {}
         self._settled = asyncio.Event()
         self._stopping = False
@@ -73,11 +78,21 @@ class Replicas:
         for known in [account_id] if account_id else list(self._looking):
             self._poke_of(known).set()
 
-    def stored(self, account_id: str) -> None:
-        """This broker has stored something that the owner does not know of: tell it."""
-        owner = self.owners.of(account_id)
-        if owner.replica is not None:
+    def stored(self, account_id: str, job_id: str, count: int) -> None:
+        """This broker has stored a job, or may have, that the owner does not know of: tell it.
+
+        The owner may be this broker itself. A submit that waits for the database outlives the
+        tenure in which it came; when it is stored at last, the next tenure may have read the
+        store already, or be reading it just now.
+        """
+        owner, account = self.owners.of(account_id), self.accounts[account_id]
+        if account.planned:
+            account.doubt(job_id, *range(count))
+        elif owner.replica is not None:
             _in_background(self.peers.poke(owner.replica, account_id))
+        else:
+            images = ((job_id, index) for index in range(count))
+            self._unheard.setdefault(account_id, set()).update(images)
 
     async def refresh_cards(self, account_id: str) -> None:
         """What a broker that does not plan for the account checks a submit against."""
@@ -187,6 +202,8 @@ class Replicas:
         store meanwhile."""
         if lease is not None and lease.replica_id not in self._living:
             await self._see_living()
+        if lease is not None:
+            self._unheard.pop(account_id, None)  # whoever plans looks for what others store
         self._say(account_id, lease)
         pause = self.timers.scheduling_renewal if seconds is None else seconds
         if lease is not None:
@@ -208,7 +225,7 @@ class Replicas:
     async def _plan(self, tenure: Tenure, lease: SchedulingLease) -> None:
         """Plan for the account until the tenure ends. Returns when it is lost."""
         account_id = tenure.account_id
-        account = self._new_account(account_id, fenced(self._store, tenure))
+        account = self._account(account_id, fenced(self._store, tenure))
         before = self.accounts[account_id]
         tasks: list[asyncio.Task[Any]] = [
             asyncio.create_task(self._renew(tenure)),
@@ -241,6 +258,7 @@ class Replicas:
     async def _work(self, account: Account, tenure: Tenure, lease: SchedulingLease) -> None:
         await account.load()
         self.accounts[account.account_id] = account
+        account.doubts |= self._unheard.pop(account.account_id, set())
         self._say(account.account_id, lease, tenure)
         log.info("account %s: planned for from now on", account.account_id)
         name = f"poll {account.account_id}"
@@ -278,8 +296,8 @@ class Replicas:
             await self._poked(account.account_id, self.timers.store_poll)
             if len(self._living) < 2:
                 continue  # nobody else is there to store anything
-            # Twice the lease: a submit may take its time, and clocks differ.
-            since = now_ms() - int(2 * self.timers.scheduling_lease * 1000)
+            # Twice the lease: clocks differ.
+            since = now_ms() - int((2 * self.timers.scheduling_lease + _SUBMIT_SECONDS) * 1000)
             try:
                 rows = await self._store.open_tasks(account.account_id, created_after_ms=since)
             except StoreError as error:
@@ -290,9 +308,14 @@ class Replicas:
     # Small things
 
     def _follower(self, account_id: str) -> Account:
-        follower = self._new_account(account_id, self._store)
+        follower = self._account(account_id, self._store)
         follower.planned = False
         return follower
+
+    def _account(self, account_id: str, store: Store) -> Account:
+        account = self._new_account(account_id, store)
+        account.tell_owner = functools.partial(self.stored, account_id)
+        return account
 
     def _say(
         self, account_id: str, lease: SchedulingLease | None, tenure: Tenure | None = None

@@ -97,6 +97,7 @@ async def sweep(account: Account, keep: Keep, young: set[str]) -> None:
             extra=logs.fields(account=account_id),
         )
         await asyncio.sleep(_PAUSE)
+    account.metrics.swept("checkpoints", await _delete_checkpoints(account))
     account.metrics.swept("blobs", await _delete_unreferred(account, sorted(young), young))
     if keep.history_ms is not None:
         gone = await store.forget_history(account_id, now - keep.history_ms, _PORTION * 10)
@@ -123,12 +124,37 @@ async def look_at_all(account: Account) -> None:
     account.metrics.kept(blobs, size)
 
 
+async def _delete_checkpoints(account: Account) -> int:
+    """Those that were replaced, or whose image has ended, after a minute: a running image leaves
+    one every few seconds. An agent that lost its link may still be about to tell of one."""
+    timers, stored = account.timers, account.checkpoints.stored
+    grace = timers.lease_lost + timers.silent + timers.release
+    before_ms = now_ms() - int(grace * 1000)
+    names = [sha256 for sha256, put_ms in stored.items() if put_ms < before_ms]
+    referred: set[str] = set()
+    for at in range(0, len(names), _PORTION):
+        referred |= await account.store.referred(account.account_id, names[at : at + _PORTION])
+    loose = [sha256 for sha256 in names if sha256 not in referred]
+    young = set(loose)
+    deleted = await _delete_unreferred(account, loose, young, grace=grace)
+    for sha256 in loose:
+        if sha256 not in young:
+            stored.pop(sha256, None)
+    return deleted
+
+
 async def _delete_unreferred(
-    account: Account, names: Sequence[str], young: set[str] | None = None
+    account: Account,
+    names: Sequence[str],
+    young: set[str] | None = None,
+    *,
+    grace: float | None = None,
 ) -> int:
-    """Delete those of the blobs that nothing refers to and that were not put a short time ago:
-    whoever put them is about to refer to them. What is done with leaves `young`."""
-    before_ms = now_ms() - int(account.timers.blob_grace * 1000)
+    """Delete those of the blobs that nothing refers to and that were not put a short time ago
+    (`grace`, else `timers.blob_grace`): whoever put them is about to refer to them. What is done
+    with leaves `young`."""
+    grace = account.timers.blob_grace if grace is None else grace
+    before_ms = now_ms() - int(grace * 1000)
     deleted = 0
     for at in range(0, len(names), _PORTION):
         portion = names[at : at + _PORTION]

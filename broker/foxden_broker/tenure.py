@@ -68,9 +68,10 @@ class _Fenced:
         return self._guarded(name, method) if name in _PLANNING else method
 
     def _guarded(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
-        # Looking at the clock leaves a moment between the look and the commit. For what hands
-        # images out the database closes it, by comparing the epoch.
-        fence = {"epoch": self._tenure.epoch} if name == "assign" else {}
+        # Looking at the clock leaves a moment between the look and the commit. The database closes
+        # it by comparing the epoch, for what the next tenure could not make good: images that are
+        # handed out, and those of an old job that are queued again.
+        fence = {"epoch": self._tenure.epoch} if name in ("assign", "retry") else {}
 
         async def call(*args: Any, **kwargs: Any) -> Any:
             self._tenure.check()
@@ -84,6 +85,6 @@ class _Fenced:
 
 
 def fenced(store: Store, tenure: Tenure) -> Store:
-    """The store as the account of this tenure sees it: `assign` carries the tenure's epoch, and
-    what a planner writes raises LeaseLost once the tenure is over."""
+    """The store as the account of this tenure sees it: `assign` and `retry` carry the tenure's
+    epoch, and what a planner writes raises LeaseLost once the tenure is over."""
     return cast(Store, _Fenced(store, tenure))

@@ -35,7 +35,11 @@ class ChildFailed(FoxdenError):
 
 
 class Child:
-    """A Python program of this installation, run as a child."""
+    """A Python program of this installation, run as a child.
+
+    `log` takes what it writes to its error stream: its last words. What it logs while it lives is
+    its own business.
+    """
 
     def __init__(
         self, name: str, arguments: Sequence[str], log: Path, environment: Mapping[str, str]
@@ -45,7 +49,7 @@ class Child:
         self._lines: queue.Queue[str] = queue.Queue()
         log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         if log.exists() and log.stat().st_size > _LOG_BYTES:
-            log.replace(log.with_suffix(".log.1"))
+            log.replace(log.with_name(f"{log.name}.1"))
         self._log_start = log.stat().st_size if log.exists() else 0
         with log.open("ab") as stderr:
             self._process = subprocess.Popen(
@@ -82,7 +86,9 @@ class Child:
                 continue
             if not alive:
                 raise self.failure()
-        raise ChildFailed(f"the {self.name} was not ready after {seconds:g} s: see {self._log}")
+        raise ChildFailed(
+            f"the {self.name} was not ready after {seconds:g} s: see the logs in {self._log.parent}"
+        )
 
     def failure(self) -> ChildFailed:
         """Why the child died: the last line it wrote."""
@@ -93,7 +99,7 @@ class Child:
         last = next((line.strip() for line in reversed(lines) if line.strip()), "")
         why = last or f"it ended with code {code}"
         return ChildFailed(
-            f"the {self.name} stopped: {why.rstrip('.')}. All of it is in {self._log}",
+            f"the {self.name} stopped: {why.rstrip('.')}. Its logs are in {self._log.parent}",
             exit_code=code,
         )
 

@@ -16,6 +16,7 @@ from foxden import config
 from foxden._child import Child, ChildFailed
 from foxden_proto.address import parse
 from foxden_proto.home import write_private
+from foxden_proto.programs import Restarts
 
 _BROKER_SECONDS = 60.0  # to be ready
 _AGENT_SECONDS = 300.0  # to be ready: loads torch, and its model, on a busy machine
@@ -42,21 +43,6 @@ class Settings:
     http_port: int = 0
     device: str | None = None  # None: the agent chooses
     models: Path | None = None
-
-
-class Restarts:
-    """When a child that died may start again: soon, then later, then not at all."""
-
-    def __init__(self, most: int = 5, window: float = 60.0) -> None:
-        self._most, self._window = most, window
-        self._deaths: list[float] = []
-
-    def delay(self, now: float) -> float | None:
-        """Seconds to wait after a death at `now`; None after `most` of them in a window."""
-        self._deaths = [at for at in self._deaths if now - at < self._window] + [now]
-        if len(self._deaths) >= self._most:
-            return None
-        return 0.5 * 2.0 ** (len(self._deaths) - 1)
 
 
 class LocalPool:
@@ -151,10 +137,12 @@ class LocalPool:
         if token:  # in the environment: command lines can be read by every user of the machine
             environment["FOXDEN_TOKEN"] = token
         home = self._settings.home
+        logs = home / "logs"
+        log_file = ("--log-file", str(logs / f"{name}.log"))
         return Child(
             name,
-            [module, "--home", str(home), "--json", "--supervised", *arguments],
-            home / "logs" / f"{name}.log",
+            [module, "--home", str(home), "--json", "--supervised", *log_file, *arguments],
+            logs / f"{name}.err",
             environment,
         )
 

@@ -15,6 +15,9 @@ from foxden_proto.v1.generation_pb2 import ImageRequest
 T = TypeVar("T")
 
 REFERENCE_PIXELS = 256 * 256  # what `CardInfo.most_together` counts in
+# Samplers that call the model twice in each step (diffusers: Heun, KDPM2, KDPM2 ancestral and
+# DPM-Solver SDE count a step's two calls as two of the scheduler's steps).
+_TWO_CALLS = frozenset({"Heun", "DPM2", "DPM2 a", "DPM++ SDE"})
 # A frame must hold the whole assignment; the rest of it is leases, tokens and paths.
 _REQUEST_BYTES = limits.FRAME_BYTES * 3 // 4
 
@@ -29,10 +32,12 @@ class BatchKey(NamedTuple):
     sampler: str
     schedule: str
     guidance_scale: float
+    resume: int = 0  # model calls of the sampler that are behind it; 0: from the beginning
 
 
-def batch_key(request: ImageRequest) -> BatchKey:
-    """The key of a request whose defaults are filled in."""
+def batch_key(request: ImageRequest, resume: int = 0) -> BatchKey:
+    """The key of a request whose defaults are filled in. `resume` is the step of the checkpoint
+    that it goes on from: images at different steps take different paths through the sampler."""
     return BatchKey(
         request.model_sha256 or request.model,
         request.width,
@@ -41,7 +46,14 @@ def batch_key(request: ImageRequest) -> BatchKey:
         request.sampler,
         request.schedule or "automatic",
         request.guidance_scale,
+        resume,
     )
+
+
+def steps_left(request: ImageRequest, resume: int) -> int:
+    """Steps that are still to be drawn from a checkpoint of `resume` model calls: 1 or more."""
+    calls = 2 if request.sampler in _TWO_CALLS else 1
+    return max(1, request.steps - resume // calls)
 
 
 def rides_with(one: ImageRequest, other: ImageRequest) -> bool:
@@ -63,9 +75,13 @@ def most_images(most_together: int, width: int, height: int) -> int:
 
 
 def batches(
-    items: Iterable[T], request_of: Callable[[T], ImageRequest], most_together: int
+    items: Iterable[T],
+    request_of: Callable[[T], ImageRequest],
+    most_together: int,
+    resume_of: Callable[[T], int] = lambda _: 0,
 ) -> list[list[T]]:
     """Cut items into batches that a card of `most_together` may draw, in the order of their first.
+    `resume_of` tells the step of an item's checkpoint, 0 where it has none.
 
     Items keep their order within a batch. No batch exceeds what one link frame carries, but for
     one single item that does so alone: the door lets no such request in.
@@ -74,7 +90,7 @@ def batches(
     open_batches: dict[BatchKey, tuple[list[T], int]] = {}  # what still has room, with its bytes
     for item in items:
         request = request_of(item)
-        key, size = batch_key(request), request.ByteSize()
+        key, size = batch_key(request, resume_of(item)), request.ByteSize()
         most = most_images(most_together, request.width, request.height)
         batch, taken = open_batches.get(key, ([], 0))
         if not batch or len(batch) >= most or taken + size > _REQUEST_BYTES:

@@ -7,6 +7,7 @@ MIB = 1024 * KIB
 
 PROMPT_CHARACTERS = (0, 10_000)
 STEPS = (1, 150)
+MODEL_CALLS = (1, 4 * STEPS[1])  # behind a checkpoint; some samplers call the model twice a step
 GUIDANCE_SCALE = (0.0, 50.0)
 SIDE_PIXELS = (16, 4096)
 SIDE_MULTIPLE = 8
@@ -25,6 +26,7 @@ CHUNK_BYTES = 64 * KIB  # one message of an upload or download
 UPLOAD_BYTES = 64 * MIB
 PICTURE_BYTES = 64 * MIB
 PREVIEW_BYTES = 64 * KIB
+CHECKPOINT_BYTES = 32 * MIB  # of one image: six tensors of 4096 x 4096 pixels' latents in float32
 INLINE_PICTURE_BYTES = 2 * MIB  # a picture that comes with the event that tells of it
 FRAME_BYTES = 256 * KIB  # one link frame
 CARDS_PER_AGENT = 16

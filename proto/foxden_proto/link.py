@@ -297,10 +297,12 @@ class AgentLink(_Link):
     def acknowledge(self, keys: Iterable[LeaseKey]) -> None:
         self._put(acknowledged=pb.Acknowledged(leases=[key.message() for key in keys]))
 
-    def refuse(self, keys: Sequence[LeaseKey], reason: str) -> None:
+    def refuse(self, keys: Sequence[LeaseKey], reason: str, *, not_ready: bool = False) -> None:
+        """`not_ready`: the owner does not lend the card just now; nobody is to blame."""
         for key in keys:
             self.held.pop(key, None)
-        self._put(refused=pb.Refused(leases=[key.message() for key in keys], reason=reason))
+        leases = [key.message() for key in keys]
+        self._put(refused=pb.Refused(leases=leases, reason=reason, not_ready=not_ready))
 
     def started(self, key: LeaseKey) -> None:
         if key in self.held:
@@ -325,12 +327,24 @@ class AgentLink(_Link):
             )
         )
 
+    def checkpoint(self, key: LeaseKey, checkpoint: pb.Checkpoint, receipt: str) -> None:
+        """One that is stored. Not said again: the next one says more."""
+        if key in self.held and self.held[key].outcome is None:
+            self._put(
+                checkpoint=pb.TaskCheckpoint(
+                    lease=key.message(), checkpoint=checkpoint, receipt=receipt
+                )
+            )
+
     def outcome(
         self,
         key: LeaseKey,
         result: pb.TaskFinished | pb.TaskFailed | pb.TaskReleased | pb.TaskStopped,
     ) -> None:
-        """How a held lease ended; kept and said again after a reconnect until it is settled."""
+        """How a held lease ended; kept and said again after a reconnect until it is settled.
+
+        A TaskReleased that is only `releasing` is replaced by the one with the last word.
+        """
         if key not in self.held:
             return
         result.lease.CopyFrom(key.message())
@@ -446,6 +460,10 @@ class BrokerLink(_Link):
 
     def stop(self, key: LeaseKey) -> None:
         self._put(stop_task=pb.StopTask(lease=key.message()))
+
+    def preempt(self, key: LeaseKey, reason: str) -> None:
+        """More urgent work needs the card. An agent that does not know the word goes on."""
+        self._put(preempt=pb.Preempt(lease=key.message(), reason=reason))
 
     def settle(self, lease: pb.Lease, accepted: bool) -> None:
         self._put(settled=pb.Settled(lease=lease, accepted=accepted))

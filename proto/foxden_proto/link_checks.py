@@ -19,6 +19,7 @@ _TIERS = frozenset(
     {pool_pb2.TIER_VRAM, pool_pb2.TIER_RAM, pool_pb2.TIER_DISK, pool_pb2.TIER_NETWORK}
 )
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_RECEIPT_CHARACTERS = 200
 
 
 class LinkError(Exception):
@@ -57,6 +58,13 @@ def check_payload(payload: Message) -> None:
             check_progress(payload)
         case pb.Heartbeat():
             check_heartbeat(payload)
+        case pb.TaskCheckpoint():
+            check_checkpoint(payload.checkpoint, payload.receipt)
+        case pb.TaskReleased():
+            if payload.HasField("checkpoint"):
+                if payload.releasing:
+                    raise LinkError("a release that has only begun comes with a checkpoint")
+                check_checkpoint(payload.checkpoint, payload.receipt)
         case pb.ModelLoaded():
             check_model_loaded(payload)
         case pb.Acknowledged() | pb.Refused():
@@ -114,6 +122,8 @@ def check_model_loaded(told: pb.ModelLoaded) -> None:
         raise LinkError(f"a model was loaded from tier {told.tier}, which is none")
     if not _SHA256.fullmatch(told.model_sha256):
         raise LinkError("a model was loaded that has no sha256")
+    if not _ID.fullmatch(told.card_id):
+        raise LinkError("a model was loaded on a card that has no id")
 
 
 def check_progress(progress: pb.TaskProgress) -> None:
@@ -122,6 +132,21 @@ def check_progress(progress: pb.TaskProgress) -> None:
         raise LinkError(f"progress says step {progress.step} of {progress.steps}")
     if len(progress.preview) > limits.PREVIEW_BYTES:
         raise LinkError(f"a preview of {len(progress.preview)} bytes")
+
+
+def check_checkpoint(checkpoint: pb.Checkpoint, receipt: str) -> None:
+    """Refuse a checkpoint that cannot be one. Raises LinkError."""
+    if not _SHA256.fullmatch(checkpoint.sha256):
+        raise LinkError("a checkpoint has no sha256")
+    if not 1 <= checkpoint.size <= limits.CHECKPOINT_BYTES:
+        raise LinkError(f"a checkpoint of {checkpoint.size} bytes")
+    low, high = limits.MODEL_CALLS
+    if not low <= checkpoint.step <= high:
+        raise LinkError(f"a checkpoint of step {checkpoint.step}")
+    if not 1 <= len(receipt) <= _RECEIPT_CHARACTERS:
+        raise LinkError("a checkpoint comes without the receipt of its PUT")
+    if checkpoint.path:
+        raise LinkError("where a checkpoint is fetched is the broker's to say")
 
 
 def _check_model(model: pool_pb2.Model) -> None:

@@ -7,13 +7,55 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import AsyncIterator, Coroutine, Sequence
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 log = logging.getLogger(__name__)
 
 Loop = tuple[str, Coroutine[Any, Any, None]]
+
+
+class Restarts:
+    """When a program that died may start again: soon, then later, then not at all."""
+
+    def __init__(self, most: int = 5, window: float = 60.0) -> None:
+        self._most, self._window = most, window
+        self._deaths: list[float] = []
+
+    def delay(self, now: float) -> float | None:
+        """Seconds to wait after a death at `now`; None after `most` of them in a window."""
+        self._deaths = [at for at in self._deaths if now - at < self._window] + [now]
+        if len(self._deaths) >= self._most:
+            return None
+        return 0.5 * 2.0 ** (len(self._deaths) - 1)
+
+
+async def started_again(
+    run: Callable[[], Awaitable[None]],
+    restarts: Restarts,
+    final: tuple[type[Exception], ...],
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> None:
+    """Run it until it returns, and start it again where it dies of something unforeseen.
+
+    Raises what no new start can mend (`final`) at once, and anything else once `restarts` says
+    that it has been too often.
+    """
+    while True:
+        try:
+            return await run()
+        except final:
+            raise
+        except Exception as error:
+            pause = restarts.delay(clock())
+            if pause is None:
+                raise
+            log.exception("died of a %s; started again in %.1f s", type(error).__name__, pause)
+        await sleep(pause)
 
 
 @asynccontextmanager

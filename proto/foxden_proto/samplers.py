@@ -27,10 +27,18 @@ SAMPLERS = (
 )
 SCHEDULES = ("automatic", "uniform", "karras", "exponential", "sgm_uniform", "beta", "simple")
 
+# A1111's older names, AI Horde's ("k_…") and ComfyUI's.
 _SAMPLER_ALIASES = {
     "plms": "PNDM",
     "k_euler": "Euler",
     "k_euler_a": "Euler a",
+    "k_dpm_2": "DPM2",
+    "k_dpm_2_a": "DPM2 a",
+    "k_dpmpp_2m": "DPM++ 2M",
+    "k_dpmpp_sde": "DPM++ SDE",
+    "dpm_2": "DPM2",
+    "dpm_2_ancestral": "DPM2 a",
+    "uni_pc": "UniPC",
     "euler_ancestral": "Euler a",
     "euler ancestral": "Euler a",
     "k_lms": "LMS",
@@ -67,9 +75,11 @@ def resolve(sampler: str, schedule: str) -> tuple[str, str]:
     if not text:
         return "", wanted
     if text not in _BY_LOWER:
-        head, _, tail = text.rpartition(" ")
-        if head in _BY_LOWER and tail in _SCHEDULES_BY_LOWER:
-            return _BY_LOWER[head], wanted if schedule else _SCHEDULES_BY_LOWER[tail]
+        words = text.split()
+        for cut in range(len(words) - 1, 0, -1):  # a schedule's name has a word or two
+            head, tail = " ".join(words[:cut]), " ".join(words[cut:])
+            if head in _BY_LOWER and tail in _SCHEDULES_BY_LOWER:
+                return _BY_LOWER[head], wanted if schedule else _SCHEDULES_BY_LOWER[tail]
         raise UnknownName("sampler", sampler, _near(text, _BY_LOWER))
     return _BY_LOWER[text], wanted
 

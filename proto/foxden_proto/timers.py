@@ -15,6 +15,7 @@ class Timers:
     lease_lost: float = 45.0  # after a broken link until a running task is given to another card
     acknowledge: float = 5.0  # for an agent to take or refuse an assignment
     release: float = 10.0  # for the upload of the last checkpoint when an owner takes the card back
+    checkpoint: float = 8.0  # between two that are stored of a running image: what a crash may cost
     hello: float = 5.0  # for the first frame after a connection opens
     reconnect_first: float = 0.5  # pause before the first new dial; grows up to `reconnect_most`
     reconnect_most: float = 30.0

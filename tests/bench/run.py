@@ -17,13 +17,17 @@ import sys
 import time
 from pathlib import Path
 
+import checkpointing
 import demo
 import fanout
 import imports
 import models
 import overhead
+import placing
+import policy
 import scheduling
 import submitting
+import watching
 from load import rows as load
 from measuring import ROOT, Row
 from rich.console import Console
@@ -35,9 +39,13 @@ BENCHMARKS = {
     "fanout": fanout.run,
     "demo": demo.run,
     "import": imports.run,
+    "checkpoint": checkpointing.run,
     "submit": submitting.run,
     "schedule": scheduling.run,
     "engine_start": models.run_start,
+    "policy": policy.run,
+    "watching_cpu": watching.run,
+    "placement": placing.run,
     **load.BENCHMARKS,
 }
 LONG = {

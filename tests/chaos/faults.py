@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+import time
 from typing import Protocol
 
 from postgres import Cluster
 
 from chaos.den import AGENTS, Den
+from chaos.recovery import seconds_without_core
 
 
 class Fault(Protocol):
@@ -27,13 +29,17 @@ class BrokerKilled:
 
     def __init__(self, den: Den) -> None:
         self._den = den
+        self.starting = self.no_core = 0.0  # seconds; see `recovery.Recovery`
 
     def strike(self) -> None:
         assert self._den.pool.broker is not None
         self._den.pool.broker.kill()
 
     def heal(self) -> None:
-        self._den.pool.start_broker()
+        began = time.monotonic()
+        broker = self._den.pool.start_broker()
+        self.starting = time.monotonic() - began
+        self.no_core = seconds_without_core(broker.pid)
 
 
 class AgentKilled:

@@ -23,11 +23,13 @@ _SEED = re.compile(r"\bSeed: (\d+)")
 
 @dataclass(frozen=True)
 class Verdict:
-    """One invariant: whether it held, how much was looked at, and what broke it."""
+    """One invariant: whether it held, how much was looked at, what broke it, and what else is to
+    be known."""
 
     invariant: str
     looked_at: int
     broken: tuple[str, ...]
+    note: str = ""
 
     @property
     def holds(self) -> bool:

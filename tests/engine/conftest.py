@@ -45,7 +45,7 @@ def make_batch(count: int = 1, /, *, model: ModelSource = MODEL, **changes: obje
     )
 
 
-@pytest.fixture(name="make_batch")
+@pytest.fixture(name="make_batch", scope="session")
 def _make_batch() -> MakeBatch:
     return make_batch
 

@@ -112,6 +112,39 @@ def test_picture_is_the_one_that_plain_diffusers_draws(
     assert ours.tobytes() == plain.tobytes()
 
 
+@pytest.mark.parametrize(
+    ("sampler", "scheduler"), [("LCM", "LCMScheduler"), ("TCD", "TCDScheduler")]
+)
+def test_distilled_sampler_draws_what_plain_diffusers_draws(
+    sampler: str, scheduler: str, draw: Any, make_batch: Any
+) -> None:
+    """Without weights distilled for it the picture says nothing to the eye."""
+    import diffusers
+    import torch
+
+    batch = make_batch(sampler=sampler, steps=STEPS, seed=77)
+    request = batch.items[0].request
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(
+        batch.model.path, dtype=torch.float32, local_files_only=True
+    )
+    pipe.set_progress_bar_config(disable=True)
+    pipe.scheduler = getattr(diffusers, scheduler).from_config(pipe.scheduler.config)
+    plain = pipe(
+        request.prompt,
+        num_inference_steps=STEPS,
+        guidance_scale=request.guidance_scale,
+        width=64,
+        height=64,
+        generator=torch.Generator("cpu").manual_seed(77),
+    ).images[0]
+    assert draw(batch).image().tobytes() == plain.tobytes()
+
+
+def test_every_sampler_that_this_installation_runs_is_published(engine: Any) -> None:
+    published = {offer.name: tuple(offer.schedules) for offer in engine.describe().samplers}
+    assert published == {name: schedules(name) for name in samplers()}
+
+
 def test_stop_takes_effect_at_the_next_step_and_nothing_is_decoded(
     engine: Any, make_batch: Any, drawn: Any
 ) -> None:

@@ -17,12 +17,12 @@ from foxden_agent.engine.errors import BadModel, OutOfMemory
 from foxden_agent.engine.loading import Opened
 from foxden_agent.engine.warm_models import WarmModels
 from foxden_agent.models import DEMO_MODEL
-from foxden_proto.v1.engine_pb2 import ModelSource
+from foxden_proto.v1.engine_pb2 import ModelSource, Placement
 from foxden_proto.v1.pool_pb2 import TIER_DISK, TIER_RAM, TIER_VRAM
 
 pytestmark = pytest.mark.engine
 
-FLOAT = torch.float32
+AS_IT_IS = Placement()
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_out_of_memory_puts_out_everything_else_and_tries_once_more(
     warm: WarmModels, models: list[ModelSource], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a, b = models
-    warm.bring(a, FLOAT)
+    warm.bring(a, AS_IT_IS)
     tries: list[dict[str, Any]] = []
     honest = Opened.to
 
@@ -110,7 +110,7 @@ def test_out_of_memory_puts_out_everything_else_and_tries_once_more(
         honest(self, *args)
 
     monkeypatch.setattr(Opened, "to", full)
-    assert warm.bring(b, FLOAT).came_from == TIER_DISK
+    assert warm.bring(b, AS_IT_IS).came_from == TIER_DISK
     assert tries == [{"a": TIER_VRAM}, {}]
     assert warm.tiers() == {"b": TIER_VRAM}
 
@@ -123,7 +123,7 @@ def test_out_of_memory_alone_on_the_card_is_said_and_leaves_nothing(
 
     monkeypatch.setattr(Opened, "to", full)
     with pytest.raises(OutOfMemory):
-        warm.bring(models[0], FLOAT)
+        warm.bring(models[0], AS_IT_IS)
     assert warm.tiers() == {}
 
 
@@ -131,12 +131,12 @@ def test_full_card_that_nobody_made_room_on_loses_what_was_used_longest_ago(
     warm: WarmModels, models: list[ModelSource], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a, b = models
-    warm.bring(a, FLOAT)
+    warm.bring(a, AS_IT_IS)
     room = warm_models._WORKING_BYTES + 10**9
     monkeypatch.setattr(
-        WarmModels, "_free", lambda self: 0 if TIER_VRAM in self.tiers().values() else room
+        WarmModels, "_free", lambda self, device: 0 if TIER_VRAM in self.tiers().values() else room
     )
-    warm.bring(b, FLOAT)
+    warm.bring(b, AS_IT_IS)
     assert warm.tiers() == {"a": TIER_RAM, "b": TIER_VRAM}
 
 
@@ -144,11 +144,11 @@ def test_file_changed_while_it_waited_in_ram_is_refused_by_name_and_forgotten(
     warm: WarmModels, models: list[ModelSource]
 ) -> None:
     a = models[0]
-    warm.prefetch(a, FLOAT)
+    warm.prefetch(a)
     file = Path(a.path) / "unet" / "diffusion_pytorch_model.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(BadModel, match=r"unet/diffusion_pytorch_model\.safetensors was cut short"):
-        warm.bring(a, FLOAT)
+        warm.bring(a, AS_IT_IS)
     assert warm.tiers() == {}
 
 
@@ -162,5 +162,5 @@ def test_prefetch_of_what_only_its_library_can_read_warms_the_files_alone(
     weights = load_file(file)
     weights["an.old.name"] = weights.pop(next(iter(weights)))
     save_file(weights, file)
-    assert warm.prefetch(a, FLOAT) is None
+    assert warm.prefetch(a) is None
     assert warm.tiers() == {}

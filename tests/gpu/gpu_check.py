@@ -1,8 +1,10 @@
-"""Measures the engine on a real card, with a model of Stable Diffusion 1.5's full size.
+"""Measures the engine on a real card, with models of the full size of SD 1.5 and SDXL.
 
 The weights are random (nothing is downloaded), so the picture is noise, but every layer, the
-memory and the time are those of the real thing. Without a CUDA device it says so and ends well.
-Writes build/gpu-check.json and docs/benchmarks/gpu-check.md.
+memory and the time are those of the real thing. Each rung of the placement ladder is run, and its
+measured peak stands beside the estimate. Without a CUDA device it says so and ends well; `--device
+cpu --tiny` tries the tool itself out with the demo model. Writes build/gpu-check.json and
+docs/benchmarks/gpu.md.
 """
 
 from __future__ import annotations
@@ -14,10 +16,17 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from foxden_agent.engine_client import EngineProcess
+import psutil
+
+from foxden_agent.engine_client import EngineFailed, EngineProcess
 from foxden_agent.models import DEMO_MODEL
+from foxden_agent.placement import CardFacts, Remembered, Work, estimates
+from foxden_agent.placement.facts import MIB
+from foxden_agent.placement.ladder import ladder, need
+from foxden_agent.placement.model_files import read_model
 from foxden_proto.v1.engine_pb2 import Batch, BatchItem, ModelSource
 from foxden_proto.v1.generation_pb2 import ImageRequest
 
@@ -156,12 +165,120 @@ async def measure(device: str, folder: Path, steps: int, size: int) -> dict[str,
     }
 
 
-def markdown(result: dict[str, object]) -> str:
+def build_sdxl(folder: Path) -> None:
+    """A random SDXL in float16 safetensors, about 7 GB."""
+    import torch
+    from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline
+    from diffusers import UNet2DConditionModel as UNet
+    from transformers import (
+        CLIPTextConfig,
+        CLIPTextModel,
+        CLIPTextModelWithProjection,
+        CLIPTokenizer,
+    )
+
+    torch.manual_seed(0)
+    unet = UNet(
+        sample_size=128,
+        cross_attention_dim=2048,
+        attention_head_dim=(5, 10, 20),
+        block_out_channels=(320, 640, 1280),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        transformer_layers_per_block=(1, 2, 10),
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=256,
+        projection_class_embeddings_input_dim=2816,
+    ).half()
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(128, 256, 512, 512),
+        layers_per_block=2,
+        sample_size=1024,
+        force_upcast=True,
+    ).half()
+    clip_l = CLIPTextConfig(
+        vocab_size=49408, hidden_size=768, intermediate_size=3072, projection_dim=768,
+        num_hidden_layers=12, num_attention_heads=12,
+    )  # fmt: skip
+    clip_g = CLIPTextConfig(
+        vocab_size=49408, hidden_size=1280, intermediate_size=5120, projection_dim=1280,
+        num_hidden_layers=32, num_attention_heads=20,
+    )  # fmt: skip
+    tokenizer = CLIPTokenizer.from_pretrained(DEMO_MODEL / "tokenizer")
+    StableDiffusionXLPipeline(
+        vae=vae,
+        text_encoder=CLIPTextModel(clip_l).half(),
+        text_encoder_2=CLIPTextModelWithProjection(clip_g).half(),
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer,
+        unet=unet,
+        scheduler=EulerDiscreteScheduler(),
+    ).save_pretrained(folder, safe_serialization=True)
+
+
+async def rungs(
+    device: str, source: ModelSource, steps: int, sides: Sequence[int]
+) -> list[dict[str, object]]:
+    """Each rung of the ladder at each size: the estimate, the measured peak, the seconds."""
+    rows: list[dict[str, object]] = []
+    facts = read_model(Path(source.path), source.family)
+    async with await EngineProcess.start(device) as engine:
+        about = await engine.describe()
+        card = CardFacts(
+            about.device.device,
+            about.device.memory_total,
+            about.compute_capability,
+            about.device.name,
+            ram_total=psutil.virtual_memory().total,
+        )
+        context = estimates.CONTEXT if card.cuda else 0
+        for rung in ladder(facts, card):
+            if rung.cpu:  # minutes a picture
+                continue
+            for side in sides:
+                batch = make_batch(source, steps, side)
+                batch.placement.CopyFrom(rung.message())
+                work = Work(side * side)
+                row: dict[str, object] = {
+                    "model": source.name,
+                    "placement": rung.name,
+                    "side": side,
+                    "estimated_mib": need(facts, card, rung, work, Remembered()) // MIB,
+                }
+                try:
+                    await draw(engine, batch)  # loads
+                    started = time.perf_counter()
+                    events = [event async for event in engine.generate(batch)]
+                    took = next(e.measured for e in events if e.HasField("measured"))
+                    row["measured_mib"] = (took.peak_memory + context) // MIB
+                    row["seconds"] = round(time.perf_counter() - started, 2)
+                    row["spilled"] = took.spilled
+                except EngineFailed as error:
+                    row["failed"] = str(error)[:120]
+                    if not engine.alive:
+                        return [*rows, row]
+                rows.append(row)
+    return rows
+
+
+def markdown(result: dict[str, object], placed: list[dict[str, object]]) -> str:
     rows = "\n".join(f"| {key.replace('_', ' ')} | {value} |" for key, value in result.items())
+    ladder_rows = "\n".join(
+        f"| {row['model']} | {row['placement']} | {row['side']} | {row['estimated_mib']} "
+        f"| {row.get('measured_mib', row.get('failed', ''))} | {row.get('seconds', '')} |"
+        for row in placed
+    )
     return (
         "# The engine on a real card\n\nMade by `make gpu-check`: Stable Diffusion 1.5's full "
         "size with random weights, float16, sampler DPM++ 2M, guidance 7. Peak VRAM is what "
         f"nvidia-smi saw above what other programs held.\n\n| what | value |\n|---|---|\n{rows}\n"
+        "\n## Placements\n\nOne picture each, measured the second time. The peak is what torch's "
+        "tensors took, and the context.\n\n"
+        "| model | placement | side | estimated MiB | measured MiB | seconds |\n"
+        f"|---|---|---|---|---|---|\n{ladder_rows}\n"
     )
 
 
@@ -170,6 +287,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda:0", help="cpu tries the tool out; slow")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--size", type=int, default=512, help="pixels, either side")
+    parser.add_argument("--tiny", action="store_true", help="the demo model alone, nothing written")
     arguments = parser.parse_args()
     on_card = arguments.device != "cpu"
     if on_card:
@@ -178,19 +296,30 @@ def main() -> None:
         if not torch.cuda.is_available():
             print("GPU check: not run here, because this machine has no CUDA device.")
             return
+    if arguments.tiny:
+        demo = ModelSource(name="demo", sha256="demo", path=str(DEMO_MODEL), family="sd1")
+        sides = (64, 128)
+        print(json.dumps(asyncio.run(rungs(arguments.device, demo, 4, sides)), indent=2))
+        return
+    placed: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory(prefix="foxden-gpu-check-") as folder:
-        build_model(Path(folder))
-        result = asyncio.run(
-            measure(arguments.device, Path(folder), arguments.steps, arguments.size)
-        )
-    text = json.dumps(result, indent=2)
+        sd15, sdxl = Path(folder) / "sd15", Path(folder) / "sdxl"
+        build_model(sd15)
+        result = asyncio.run(measure(arguments.device, sd15, arguments.steps, arguments.size))
+        if on_card:
+            build_sdxl(sdxl)
+            for name, family, path in (("SD 1.5", "sd1", sd15), ("SDXL", "sdxl", sdxl)):
+                source = ModelSource(name=name, sha256=name, path=str(path), family=family)
+                found = rungs(arguments.device, source, arguments.steps, (512, 1024, 2048))
+                placed += asyncio.run(found)
+    text = json.dumps(result | {"placements": placed}, indent=2)
     print(text)
     if on_card:
         (ROOT / "build").mkdir(exist_ok=True)
         (ROOT / "build" / "gpu-check.json").write_text(text + "\n", encoding="utf-8")
-        report = ROOT / "docs" / "benchmarks" / "gpu-check.md"
+        report = ROOT / "docs" / "benchmarks" / "gpu.md"
         report.parent.mkdir(parents=True, exist_ok=True)
-        report.write_text(markdown(result), encoding="utf-8")
+        report.write_text(markdown(result, placed), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -2,15 +2,23 @@
 real socket in a real process, and its prompts say how it is to behave:
 
     "slow"     takes steps until it is told to stop
+    "stuck"    takes three steps, and then one that never ends
+    "stale"    refuses to go on from any checkpoint
     "poison"   ends the whole batch with INTERNAL, as an error inside torch does
     "deadly"   the process is gone
     "big"      out of memory where it does not ride alone
     "huge"     out of memory in any case
+    "tall"     out of memory where nothing is offloaded
+    "spilling" a picture, but the driver put some of it into RAM
     "broken"   a model that cannot be loaded
     else       a picture after two steps
 
+A checkpoint of it is its step and its prompt in words. It goes on from one at the step that this
+names, and where it finds something else there, it refuses.
+
 The folder FAKE_ENGINE names holds `state` (`well`; `ill`: INTERNAL to everything; `dead`: does not
-start) and `calls`, where each batch is written down as one line of JSON.
+start) and `calls`, where each batch is written down as one line of JSON: process id, prompts, and
+the step that it went on from.
 """
 
 from __future__ import annotations
@@ -59,7 +67,21 @@ def loads(folder: Path) -> list[tuple[int, str, int]]:
 def calls(folder: Path) -> list[tuple[int, list[str]]]:
     """The process id and the prompts of each batch that an engine of this folder was given."""
     lines = (folder / "calls").read_text().splitlines()
-    return [(pid, prompts) for pid, prompts in map(json.loads, lines)]
+    return [(pid, prompts) for pid, prompts, _ in map(json.loads, lines)]
+
+
+def resumed(folder: Path) -> list[int]:
+    """The step that each batch went on from."""
+    return [json.loads(line)[2] for line in (folder / "calls").read_text().splitlines()]
+
+
+def checkpoint(prompt: str, step: int) -> bytes:
+    return f"step {step} of {prompt}".encode()
+
+
+def placements(folder: Path) -> list[list[str]]:
+    """Data type and offload of each batch that an engine of this folder was given."""
+    return [json.loads(line) for line in (folder / "placements").read_text().splitlines()]
 
 
 class FakeEngine(EngineServicer):
@@ -71,7 +93,7 @@ class FakeEngine(EngineServicer):
     def Describe(
         self, request: pb.DescribeRequest, context: grpc.ServicerContext
     ) -> pb.EngineDescription:
-        device = pb.Device(device="cpu", name="a fake", memory_total=1, memory_free=1)
+        device = pb.Device(device="cpu", name="a fake")
         return pb.EngineDescription(device=device, versions="fake 1")
 
     def Load(self, request: pb.LoadRequest, context: grpc.ServicerContext) -> pb.LoadResponse:
@@ -97,8 +119,18 @@ class FakeEngine(EngineServicer):
         self, request: pb.Batch, context: grpc.ServicerContext
     ) -> Iterator[pb.EngineEvent]:
         prompts = [item.request.prompt for item in request.items]
+        (begun,) = {
+            item.checkpoint.split(b" ")[1] if item.checkpoint else b"0" for item in request.items
+        }
+        step = int(begun)
         with (self._folder / "calls").open("a") as file:
-            file.write(json.dumps([os.getpid(), prompts]) + "\n")
+            file.write(json.dumps([os.getpid(), prompts, step]) + "\n")
+        with (self._folder / "placements").open("a") as file:
+            file.write(json.dumps([request.placement.dtype, request.placement.offload]) + "\n")
+        for item in request.items:
+            whole = not step or item.checkpoint == checkpoint(item.request.prompt, step)
+            if not whole or (step and item.request.prompt == "stale"):
+                context.abort(grpc.StatusCode.ABORTED, "this checkpoint is of another request")
         if "broken" in prompts:
             yield pb.EngineEvent(stage=pb.EngineStage(stage="loading"))
             context.abort(grpc.StatusCode.FAILED_PRECONDITION, "it can't be loaded")
@@ -107,13 +139,23 @@ class FakeEngine(EngineServicer):
             os._exit(3)
         if "poison" in prompts or (self._folder / "state").read_text() == "ill":
             context.abort(grpc.StatusCode.INTERNAL, "an error of the fake")
+        if "tall" in prompts and not request.placement.offload:
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "out of memory")
         if "huge" in prompts or ("big" in prompts and len(prompts) > 1):
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "out of memory")
         left = {item.item_id: item for item in request.items}
-        step = 0
-        while step < 2 or any(item.request.prompt == "slow" for item in left.values()):
+        first = step
+        while step < first + 2 or any(
+            item.request.prompt in ("slow", "stuck") for item in left.values()
+        ):
             step += 1
+            if step == first + 4 and any(i.request.prompt == "stuck" for i in left.values()):
+                threading.Event().wait()
             yield pb.EngineEvent(step=pb.EngineStep(step=step, steps=1_000_000))
+            for item_id, item in left.items() if request.checkpoints else ():
+                kept = checkpoint(item.request.prompt, step)
+                told = pb.EngineCheckpoint(item_id=item_id, step=step, data=kept)
+                yield pb.EngineEvent(checkpoint=told)
             for item_id in self._stopped & set(left):
                 del left[item_id]
                 yield pb.EngineEvent(stopped=pb.EngineStopped(item_id=item_id))
@@ -122,6 +164,8 @@ class FakeEngine(EngineServicer):
             png = f"a picture of {item.request.prompt}, {os.getpid()}".encode()
             picture = pb.EnginePicture(item_id=item_id, png=png, batch_size=len(prompts))
             yield pb.EngineEvent(picture=picture)
+        spilled = "spilling" in prompts
+        yield pb.EngineEvent(measured=pb.EngineMeasured(peak_memory=1 << 30, spilled=spilled))
 
 
 def main() -> None:

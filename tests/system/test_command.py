@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -34,11 +34,21 @@ def foxden_command(*words: str, home: Path, timeout: float = 120) -> subprocess.
     )
 
 
+def command_lines(pids: set[int]) -> list[str]:
+    """Of those that still run; others may come and go on this machine meanwhile."""
+    lines = []
+    for pid in pids:
+        with suppress(psutil.NoSuchProcess):  # ended, or a zombie
+            lines.append(" ".join(psutil.Process(pid).cmdline()))
+    return lines
+
+
 @contextmanager
 def up(home: Path) -> Iterator[tuple[subprocess.Popen[str], dict[str, str]]]:
     words = ["up", "--json", "--home", str(home), "--grpc-port", "0", "--http-port", "0"]
     with subprocess.Popen(
         [sys.executable, "-m", "foxden", *words, "--device", "cpu"],
+        stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -63,9 +73,8 @@ def test_demo_draws_a_picture_and_leaves_nothing_but_it(tmp_path: Path):
     told = json.loads(done.stdout)
     assert str(out) in json.dumps(told)
     assert matches_prompt(Image.open(out))
-    left = [psutil.Process(pid) for pid in set(psutil.pids()) - before if psutil.pid_exists(pid)]
-    ours = [p for p in left if any("foxden" in word for word in p.cmdline())]
-    assert not [p for p in ours if str(tmp_path) in " ".join(p.cmdline())]
+    left = command_lines(set(psutil.pids()) - before)
+    assert not [words for words in left if "foxden" in words and str(tmp_path) in words]
     assert not (tmp_path / "home").exists()
 
 

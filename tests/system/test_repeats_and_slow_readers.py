@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import pytest
 import slow_readers as slow_readers_program
@@ -50,7 +52,7 @@ def test_every_message_delivered_twice_changes_nothing(stammering_den: Den):
     assert [row for row in den.pool.rows(query) if row[0] in load.seen.acknowledged] == []
 
 
-CALLS, ROUNDS = 150, 4
+CALLS, ROUNDS = 100, 7
 
 
 @contextmanager
@@ -70,11 +72,28 @@ def slow_readers(pool: Pool, job_id: str) -> Iterator[None]:
         readers.communicate()
 
 
-def p99_and_median(seconds: list[float]) -> tuple[float, float]:
-    ordered = sorted(seconds)
-    return ordered[int(len(ordered) * 0.99)], ordered[len(ordered) // 2]
+@dataclass(frozen=True)
+class Round:
+    """Seconds that calls took with nobody else there, and right after that beside slow readers."""
+
+    quiet: list[float]
+    beside: list[float]
+
+    @property
+    def medians(self) -> float:
+        return statistics.median(self.beside) / statistics.median(self.quiet)
+
+    @property
+    def p99s(self) -> float:
+        """Allowing for 10 ms, which is what one turn of the scheduler costs."""
+        return (_p99(self.beside) - 0.01) / _p99(self.quiet)
 
 
+def _p99(seconds: list[float]) -> float:
+    return sorted(seconds)[int(len(seconds) * 0.99) - 1]
+
+
+@pytest.mark.alone
 def test_clients_that_read_1_kb_a_second_do_not_hold_up_others(calm_pool: Pool):
     client = calm_pool.client()
     big = client.submit(PROMPT, seed=1, steps=2, width=256, height=256)
@@ -85,13 +104,15 @@ def test_clients_that_read_1_kb_a_second_do_not_hold_up_others(calm_pool: Pool):
         client.get(big.id)
         return time.perf_counter() - began
 
-    quiet, beside = [], []
-    for _ in range(ROUNDS):  # by turns: the machine has other things to do
-        quiet += [call() for _ in range(CALLS)]
+    rounds = []
+    for _ in range(ROUNDS):
+        quiet = [call() for _ in range(CALLS)]
         with slow_readers(calm_pool, big.id):
-            beside += [call() for _ in range(CALLS)]
-    (p99, median), (p99_beside, median_beside) = p99_and_median(quiet), p99_and_median(beside)
-    told = f"p99 {p99_beside / p99:.2f}, median {median_beside / median:.2f} of what it was"
-    print(told)
-    assert median_beside <= 1.5 * median, told
-    assert p99_beside <= 1.5 * p99 + 0.01, told
+            rounds.append(Round(quiet, [call() for _ in range(CALLS)]))
+    # What slow readers cost others they cost in every round; what else the machine has to do falls
+    # into some of them, and into quiet ones as well.
+    medians = statistics.median(one.medians for one in rounds)
+    p99s = statistics.median(one.p99s for one in rounds)
+    told = f"p99 {p99s:.2f}, median {medians:.2f} of what it was; {rounds}"
+    assert medians <= 1.5, told
+    assert p99s <= 1.5, told

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import io
 import platform
@@ -17,14 +18,16 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from foxden_agent.engine.errors import BadRequest, OutOfMemory
+from foxden_agent.engine import checkpoints, placing
+from foxden_agent.engine.checkpoints import Identity, Snapshot
+from foxden_agent.engine.duty_cycle import DutyCycle, Share, always_working
+from foxden_agent.engine.errors import BadCheckpoint, BadRequest, OutOfMemory
 from foxden_agent.engine.infotext import infotext
 from foxden_agent.engine.sampler_driver import OnEvent, SamplerDriver, ShouldStop
 from foxden_agent.engine.samplers import (
     NoSuchCombination,
-    samplers,
+    offered,
     scheduler_options,
-    schedules,
 )
 from foxden_agent.engine.warm_models import WarmModels
 from foxden_proto.batches import batch_key
@@ -33,6 +36,7 @@ from foxden_proto.v1.engine_pb2 import (
     Device,
     EngineDescription,
     EngineEvent,
+    EngineMeasured,
     EnginePicture,
     EngineStage,
     LoadResponse,
@@ -56,10 +60,10 @@ class DiffusersEngine:
             device = "cuda:0" if torch.cuda.is_available() else "cpu"
         self._device = torch.device(device)
         self._version = version
-        self._dtype = torch.float32 if self._device.type == "cpu" else torch.float16
         self._models = WarmModels(self._device, self._memory)
         self._pipe: Any = None  # of the models, the one in hand
         self._loaded: tuple[str, str] | None = None  # path and sha256 of the model in memory
+        self._placed = Placement()  # how it lies there
 
     def describe(self) -> EngineDescription:
         devices = [_describe_device(torch.device("cpu"))] + [
@@ -68,23 +72,27 @@ class DiffusersEngine:
         return EngineDescription(
             device=_describe_device(self._device, in_use=True),
             devices=devices,
-            samplers=[Sampler(name=name, schedules=schedules(name)) for name in samplers()],
+            samplers=[
+                Sampler(name=name, schedules=names) for name, names in offered(_missing()).items()
+            ],
             versions=f"torch {torch.__version__.partition('+')[0]}, "
             f"diffusers {diffusers.__version__}",
+            compute_capability=placing.compute_capability(self._device),
         )
 
     def load(self, model: ModelSource, placement: Placement | None = None) -> LoadResponse:
-        """Bring the model onto the device; others stay where they are, as memory allows.
+        """Bring the model where `placement` says; others stay where they are, as memory allows.
 
         Raises BadModel or OutOfMemory; afterwards this model is in no tier.
         """
+        placement = placement or Placement()
         self._pipe = self._loaded = None
-        brought = self._models.bring(model, self._dtype)
+        placing.limit_memory(placement, self._device)
+        brought = self._models.bring(model, placement)
         key = (model.path, model.sha256)
         self._models.check(key)
         opened = brought.warm.opened
-        # The one place where `placement` is applied to a pipeline (placing.py).
-        self._pipe, self._loaded = opened.pipe, key
+        self._pipe, self._loaded, self._placed = opened.pipe, key, placement
         return LoadResponse(
             seconds=brought.seconds,
             memory=opened.bytes,
@@ -97,7 +105,7 @@ class DiffusersEngine:
 
         Raises BadModel.
         """
-        brought = self._models.prefetch(model, self._dtype)
+        brought = self._models.prefetch(model)
         if brought is None:  # its files are at hand now, and that is all that could be done
             return LoadResponse(came_from=TIER_DISK, memory_used=self._memory_used())
         return LoadResponse(
@@ -115,32 +123,65 @@ class DiffusersEngine:
         self._models.put_out(wanted, to)
         return UnloadResponse(memory_used=self._memory_used())
 
-    def generate(self, batch: Batch, on_event: OnEvent, should_stop: ShouldStop) -> None:
+    def generate(
+        self,
+        batch: Batch,
+        on_event: OnEvent,
+        should_stop: ShouldStop,
+        share: Share = always_working,
+    ) -> None:
         """Draw the batch; each picture, stage and finished step goes to `on_event`.
 
+        So does each checkpoint that was asked for, from another thread. Items with a checkpoint go
+        on from it. `share` is asked again and again: the part of the time that is worked.
         Image i of the batch depends on its own request alone (its seed makes its noise, on the
         CPU), up to rounding: bit-identical for equal batch size, threads, placement and versions.
         Raises EngineError, or Stopped once every item was stopped.
         """
         shared = _shared_request(batch)
-        if self._loaded != (batch.model.path, batch.model.sha256):
+        memory = placing.MemoryWatch(placing.device_of(batch.placement, self._device))
+        loaded = LoadResponse()
+        if self._loaded != (
+            batch.model.path,
+            batch.model.sha256,
+        ) or placing.needs_reload(self._placed, batch.placement):
             on_event(EngineEvent(stage=EngineStage(stage="loading")))
-            self.load(batch.model)
+            loaded = self.load(batch.model, batch.placement)
+        self._placed = batch.placement
+        placing.limit_memory(batch.placement, self._device)
+        placing.adjust(self._pipe, batch.placement)
         requests = [item.request for item in batch.items]
-        driver = SamplerDriver(
-            [item.item_id for item in batch.items], shared.steps, on_event, should_stop
-        )
         started = time.perf_counter()
         own_scheduler = self._pipe.scheduler
         try:
             self._pipe.scheduler = self._build_scheduler(shared, [r.seed for r in requests])
+            identities = [self._identity(batch.model, request) for request in requests]
+            generators = [torch.Generator("cpu").manual_seed(r.seed) for r in requests]
+            placed = placing.describe(self._placed, self._device, self._pipe.dtype)
+            drawn_with = f"{placed}, batch of {len(requests)}, torch {torch.__version__}"
+
+            def write(index: int, snapshot: Snapshot) -> bytes:
+                return checkpoints.write(snapshot, identities[index], requests[index], drawn_with)
+
+            driver = SamplerDriver(
+                [item.item_id for item in batch.items],
+                shared.steps,
+                on_event,
+                should_stop,
+                generators=generators,
+                write=write if batch.checkpoints else None,
+                resume=_resume(batch, identities),
+                duty_cycle=DutyCycle(share),
+            )
             with (
                 self._memory(f"drawing {len(requests)} x {shared.width}x{shared.height}"),
                 driver.attached(self._pipe) as after_call,
             ):
                 driver.stage("encoding")
                 images = self._pipe(
-                    **self._arguments(shared, requests), callback_on_step_end=after_call
+                    **self._arguments(shared, requests),
+                    generator=generators,
+                    callback_on_step_end=after_call,
                 ).images
         finally:
             # The next scheduler is made from the model's own configuration, not from this one's.
@@ -157,16 +198,26 @@ class DiffusersEngine:
                         height=image.height,
                         seconds=time.perf_counter() - started,
                         batch_size=len(requests),
-                        placement=self._placement(),
+                        placement=placed,
                     )
                 )
             )
+        on_event(
+            EngineEvent(
+                measured=EngineMeasured(
+                    peak_memory=memory.peak(),
+                    memory_used=memory.used(),
+                    load_seconds=loaded.seconds,
+                    came_from=loaded.came_from,
+                    spilled=memory.spilled(),
+                )
+            )
+        )
 
     def _arguments(self, shared: ImageRequest, requests: list[ImageRequest]) -> dict[str, Any]:
         arguments: dict[str, Any] = {
             "prompt": [request.prompt for request in requests],
             "num_inference_steps": shared.steps,
-            "generator": [torch.Generator("cpu").manual_seed(r.seed) for r in requests],
             "width": shared.width,
             "height": shared.height,
             "output_type": "pil",
@@ -178,6 +229,22 @@ class DiffusersEngine:
         elif any(request.negative_prompt for request in requests):
             raise BadRequest("this model takes no negative prompt: leave it empty")
         return arguments
+
+    def _identity(self, model: ModelSource, request: ImageRequest) -> Identity:
+        """What this image's checkpoint belongs to. The scheduler must be built already."""
+        return Identity(
+            diffusers=diffusers.__version__,
+            pipeline=type(self._pipe).__name__,
+            scheduler=type(self._pipe.scheduler).__name__,
+            model=model.sha256,
+            sampler=request.sampler,
+            schedule=request.schedule or "automatic",
+            steps=request.steps,
+            guidance_scale=request.guidance_scale,
+            width=request.width,
+            height=request.height,
+            seed=request.seed,
+        )
 
     def _build_scheduler(self, shared: ImageRequest, seeds: list[int]) -> Any:
         """A fresh scheduler: it keeps state, and a second batch must not start from the first's."""
@@ -234,12 +301,6 @@ class DiffusersEngine:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _placement(self) -> str:
-        dtype = str(self._pipe.dtype).removeprefix("torch.")
-        if self._device.type == "cpu":
-            return f"cpu {dtype} threads={torch.get_num_threads()}"
-        return f"{self._device} {dtype}"
-
 
 def encode_png(image: Image.Image, request: ImageRequest, version: str) -> bytes:
     """The picture as PNG, with its infotext under "parameters" (iTXt where it isn't Latin-1)."""
@@ -250,6 +311,25 @@ def encode_png(image: Image.Image, request: ImageRequest, version: str) -> bytes
     stream = io.BytesIO()
     image.save(stream, "PNG", pnginfo=info, compress_level=PNG_LEVEL)
     return stream.getvalue()
+
+
+def _missing() -> set[str]:
+    """Libraries that some samplers need and this installation lacks."""
+    return {name for name in ("scipy", "torchsde") if importlib.util.find_spec(name) is None}
+
+
+def _resume(batch: Batch, identities: list[Identity]) -> Snapshot | None:
+    """What the batch goes on from; None where it begins. Raises BadCheckpoint."""
+    if not any(item.checkpoint for item in batch.items):
+        return None
+    if not all(item.checkpoint for item in batch.items):
+        raise BadCheckpoint("others of the batch have none")
+    return checkpoints.join(
+        [
+            checkpoints.read(item.checkpoint, identity, item.request)
+            for item, identity in zip(batch.items, identities, strict=True)
+        ]
+    )
 
 
 def _shared_request(batch: Batch) -> ImageRequest:

@@ -57,6 +57,16 @@ class BadNumbers(EngineError):
         )
 
 
+class BadCheckpoint(EngineError):
+    """The image can't go on from this checkpoint; nothing is wrong with the image itself."""
+
+    code = grpc.StatusCode.ABORTED
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+        super().__init__(f"the checkpoint can't be used here: {why}; draw it from the beginning")
+
+
 class Busy(EngineError):
     """A batch is being drawn already; an engine draws one at a time."""
 

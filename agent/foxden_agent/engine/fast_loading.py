@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +112,8 @@ class MappedNetwork:
     module: Any
     weights: Mapping[str, torch.Tensor]  # by name in the network, as they lie in the files
     files: Files
-    keep: frozenset[str] = frozenset()  # parts of names that stay float32 in half precision
+    # Parts of names that stay float32, by the half precision that the rest is in.
+    keep: Mapping[torch.dtype, frozenset[str]] = field(default_factory=dict)
 
     @property
     def bytes(self) -> int:
@@ -148,7 +149,7 @@ class MappedNetwork:
     def _dtype(self, name: str, weight: torch.Tensor, dtype: torch.dtype) -> torch.dtype:
         if not weight.is_floating_point():
             return weight.dtype
-        if dtype == torch.float16 and self.keep.intersection(name.split(".")):
+        if self.keep.get(dtype, frozenset()).intersection(name.split(".")):
             return torch.float32
         return dtype
 
@@ -280,13 +281,18 @@ def _named_as_in(module: Any, held: Mapping[str, torch.Tensor]) -> dict[str, tor
     return None
 
 
-def _kept_in_float32(kind: Any, module: Any) -> frozenset[str]:
-    return frozenset(
-        part
-        for owner in (kind, module)
-        for what in ("_keep_in_fp32_modules", "_keep_in_fp32_modules_strict")
-        for part in getattr(owner, what, None) or ()
-    )
+def _kept_in_float32(kind: Any, module: Any) -> dict[torch.dtype, frozenset[str]]:
+    """diffusers keeps its few in either half precision, transformers most beside float16 alone."""
+
+    def named(*lists: str) -> frozenset[str]:
+        owners = ((owner, what) for owner in (kind, module) for what in lists)
+        return frozenset(
+            part for owner, what in owners for part in getattr(owner, what, None) or ()
+        )
+
+    usual, strict = "_keep_in_fp32_modules", "_keep_in_fp32_modules_strict"
+    always = named(usual, strict) if hasattr(kind, "load_config") else named(strict)
+    return {torch.float16: named(usual, strict), torch.bfloat16: always}
 
 
 def _converted(weight: torch.Tensor, device: torch.device, dtype: torch.dtype) -> torch.Tensor:

@@ -13,8 +13,10 @@ import diffusers
 import torch
 import transformers
 
+from foxden_agent.engine import placing
 from foxden_agent.engine.errors import BadModel
 from foxden_agent.engine.fast_loading import FileChanged, MappedNetwork, Unreadable, map_network
+from foxden_proto.v1.engine_pb2 import Placement
 
 # A component library that isn't one of these is a Python file in the model's folder.
 _LIBRARIES = frozenset({"diffusers", "transformers", "stable_diffusion", None})
@@ -24,8 +26,10 @@ _LIBRARIES = frozenset({"diffusers", "transformers", "stable_diffusion", None})
 class Opened:
     """A pipeline that lies in RAM: over its files where that is possible."""
 
+    name: str
     pipe: Any
     networks: dict[str, MappedNetwork]  # by part; those that are not here were read by diffusers
+    dtype: torch.dtype  # that diffusers read them in
 
     @property
     def bytes(self) -> int:
@@ -40,6 +44,28 @@ class Opened:
         """Raises FileChanged."""
         for network in self.networks.values():
             network.files.check()
+
+    def can_lie(self, placement: Placement, device: torch.device) -> bool:
+        """Whether it need not be read anew for this: offloading begins with what its library read,
+        and what that read has one precision for ever."""
+        if placement.offload:
+            return not self.networks and self.dtype == placing.torch_dtype(placement, device)
+        mapped = all(part in self.networks for part, _ in self._modules())
+        return mapped or self.dtype == placing.torch_dtype(placement, device)
+
+    def lay_out(self, placement: Placement, device: torch.device) -> None:
+        """Bring it where `placement` says; `device` is the engine's.
+
+        Raises FileChanged, BadModel where no model can lie like that, and torch's errors; after
+        those it lies in RAM as before, or half offloaded: then forget it.
+        """
+        if not placement.offload:
+            self.to(placing.device_of(placement, device), placing.torch_dtype(placement, device))
+            return
+        try:
+            placing.place(self.pipe, placement, device, self.bytes)
+        except ValueError as error:
+            raise BadModel(self.name, str(error)) from error
 
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
         """Bring everything onto the device. Raises FileChanged and torch's errors; after those it
@@ -73,15 +99,20 @@ class Opened:
 
 
 def open_pipeline(
-    name: str, path: Path, dtype: torch.dtype, *, mapped_alone: bool = False
+    name: str,
+    path: Path,
+    dtype: torch.dtype,
+    *,
+    mapped: bool = True,
+    mapped_alone: bool = False,
 ) -> Opened | None:
     """The model's pipeline in RAM.
 
     `path` is a diffusers folder, or a .safetensors file with its configuration (a diffusers folder
     without weights) beside it as NAME.config. What cannot be laid over its files diffusers reads,
-    in `dtype`; with `mapped_alone` the answer is None then: its loaders change torch.nn for the
-    whole process, which no thread may do beside one that draws. Raises BadModel, naming the model
-    and what is wrong; torch.OutOfMemoryError passes through.
+    in `dtype`, and everything without `mapped`; with `mapped_alone` the answer is None then: its
+    loaders change torch.nn for the whole process, which no thread may do beside one that draws.
+    Raises BadModel, naming the model and what is wrong; torch.OutOfMemoryError passes through.
     """
     single = path.suffix == ".safetensors"
     folder = path.with_suffix(".config") if single else path
@@ -91,7 +122,7 @@ def open_pipeline(
         if option in inspect.signature(pipeline_class.__init__).parameters:
             options[option] = value
     try:
-        networks = {} if single else _networks(folder, options)
+        networks = _networks(folder, options) if mapped and not single else {}
         if mapped_alone and (single or networks.keys() != _parts(folder, options).keys()):
             return None
         if single:
@@ -111,7 +142,7 @@ def open_pipeline(
     _check_call(name, pipe)
     if getattr(pipe, "vae", None) is not None and hasattr(pipe.vae, "enable_slicing"):
         pipe.vae.enable_slicing()  # pictures are decoded one by one: a batch peaks like one
-    return Opened(pipe, networks)
+    return Opened(name, pipe, networks, dtype)
 
 
 def _networks(folder: Path, options: dict[str, Any]) -> dict[str, MappedNetwork]:

@@ -16,7 +16,7 @@ tests/engine/test_samplers.py draws with every one of them. Schedules choose whe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from foxden_proto.samplers import SAMPLERS, SCHEDULES
@@ -69,6 +69,10 @@ _TABLE: Mapping[str, _Row] = {
 }
 
 
+# Libraries that diffusers needs for a sampler; "beta" needs scipy with every sampler.
+_NEEDS = {"LMS": "scipy", "DPM++ SDE": "torchsde"}
+
+
 class NoSuchCombination(ValueError):
     """A sampler that can't be run with this schedule; `possible` holds those it can."""
 
@@ -84,6 +88,17 @@ class NoSuchCombination(ValueError):
 def samplers() -> tuple[str, ...]:
     """The samplers this engine runs, in the field's order."""
     return tuple(name for name in SAMPLERS if name in _TABLE)
+
+
+def offered(missing: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """What can be published of it where libraries are `missing` ("scipy", "torchsde"): by sampler
+    its schedules. diffusers has the classes without them, too, and fails when they are used."""
+    offers = {}
+    for name in samplers():
+        if _NEEDS.get(name) not in missing:
+            without = {"beta"} if "scipy" in missing else set()
+            offers[name] = tuple(s for s in schedules(name) if s not in without)
+    return offers
 
 
 def schedules(sampler: str) -> tuple[str, ...]:

@@ -6,7 +6,6 @@ import contextlib
 import hmac
 import logging
 import os
-import queue
 import sys
 import threading
 import traceback
@@ -19,7 +18,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import grpc
 
-from foxden_agent.engine.errors import BadModel, Busy, EngineError, Stopped
+from foxden_agent.engine.errors import BadModel, BadRequest, Busy, EngineError, Stopped
+from foxden_agent.engine.event_queue import EventQueue
 from foxden_proto import limits
 from foxden_proto.v1 import engine_pb2_grpc
 from foxden_proto.v1.engine_pb2 import (
@@ -29,6 +29,8 @@ from foxden_proto.v1.engine_pb2 import (
     EngineEvent,
     LoadRequest,
     LoadResponse,
+    SetShareRequest,
+    SetShareResponse,
     StopRequest,
     StopResponse,
     UnloadRequest,
@@ -45,7 +47,11 @@ T = TypeVar("T")
 SECRET_KEY = "foxden-secret"  # noqa: S105 -- the metadata's name, not its value
 _OPTIONS = [
     ("grpc.max_send_message_length", limits.PICTURE_BYTES + limits.MIB),
-    ("grpc.max_receive_message_length", limits.PICTURE_BYTES + limits.MIB),
+    # A batch may come with a checkpoint of each of its images.
+    (
+        "grpc.max_receive_message_length",
+        limits.BATCH_IMAGES * limits.CHECKPOINT_BYTES + limits.MIB,
+    ),
     ("grpc.so_reuseport", 0),
 ]
 
@@ -95,7 +101,7 @@ class _Running:
     """The batch that is being drawn: its way back to the client, and what was asked to stop."""
 
     def __init__(self) -> None:
-        self.events: queue.SimpleQueue[EngineEvent | None] = queue.SimpleQueue()
+        self.events = EventQueue()
         self.stopped: set[str] = set()
 
 
@@ -117,6 +123,7 @@ class EngineService(engine_pb2_grpc.EngineServicer):
         self._beside = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
         self._busy = threading.Lock()
         self._running: _Running | None = None
+        self._share = 1.0
 
     def Describe(  # noqa: N802 -- the service's name for it
         self, request: DescribeRequest, context: grpc.ServicerContext
@@ -162,14 +169,16 @@ class EngineService(engine_pb2_grpc.EngineServicer):
         def draw(engine: DiffusersEngine) -> None:
             self._running = running
             try:
-                engine.generate(request, running.events.put, lambda: running.stopped)
+                engine.generate(
+                    request, running.events.put, lambda: running.stopped, lambda: self._share
+                )
             except Stopped:
                 pass  # each item's EngineStopped has told it
             finally:
                 self._running = None
 
         try:
-            job = self._exclusively(draw, lambda: running.events.put(None))
+            job = self._exclusively(draw, running.events.end)
         except Busy as error:
             _abort(context, error)
         # A client that hangs up wants none of it any more; after a normal end this does nothing.
@@ -188,6 +197,16 @@ class EngineService(engine_pb2_grpc.EngineServicer):
         if running is not None:
             running.stopped.update(request.item_ids)
         return StopResponse()
+
+    def SetShare(  # noqa: N802
+        self, request: SetShareRequest, context: grpc.ServicerContext
+    ) -> SetShareResponse:
+        if not 0.0 < request.share <= 1.0:
+            _abort(
+                context, BadRequest(f"a share of {request.share:g} is not above 0 and at most 1")
+            )
+        self._share = request.share
+        return SetShareResponse()
 
     def _exclusively(
         self, work: Callable[[DiffusersEngine], T], afterwards: Callable[[], None] = lambda: None

@@ -3,6 +3,9 @@
 The agent decides what goes (model_cache.py); it knows what comes next. Two things are done here,
 where they happen: a load that runs out of memory puts out everything else and is tried once more,
 and a card that is full without anybody having said what goes loses what was used longest ago.
+
+A model whose parts are offloaded lies on the card alone: the hooks that bring its layers there are
+not undone, and what they need changes from layer to layer. It is never kept when another comes.
 """
 
 from __future__ import annotations
@@ -13,16 +16,17 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 import torch
 
+from foxden_agent.engine import placing
 from foxden_agent.engine.errors import BadModel, OutOfMemory
 from foxden_agent.engine.fast_loading import FileChanged, touch
 from foxden_agent.engine.loading import Opened, open_pipeline
-from foxden_proto.v1.engine_pb2 import ModelSource
+from foxden_proto.v1.engine_pb2 import ModelSource, Placement
 from foxden_proto.v1.pool_pb2 import TIER_DISK, TIER_RAM, TIER_VRAM, Tier
 
 Key = tuple[str, str]  # path and sha256
@@ -39,6 +43,7 @@ class Warm:
     name: str
     opened: Opened
     tier: Tier.ValueType
+    placement: Placement = field(default_factory=Placement)  # where `tier` is TIER_VRAM
 
 
 @dataclass(frozen=True)
@@ -65,30 +70,35 @@ class WarmModels:
         self._models: OrderedDict[Key, Warm] = OrderedDict()  # what was used longest ago first
         self._lock = threading.Lock()
 
-    def bring(self, model: ModelSource, dtype: torch.dtype) -> Brought:
-        """The model on the device, in this precision.
+    def bring(self, model: ModelSource, placement: Placement) -> Brought:
+        """The model ready to be drawn with, laid out like this.
 
-        Raises BadModel or OutOfMemory; it is in no tier afterwards, and after OutOfMemory nothing
-        is.
+        One that lies otherwise is laid out anew, where that cannot be switched. Raises BadModel or
+        OutOfMemory; it is in no tier afterwards, and after OutOfMemory nothing is.
         """
         key = (model.path, model.sha256)
         with self._lock:
-            if (warm := self._models.get(key)) is not None and warm.tier == TIER_VRAM:
-                self._models.move_to_end(key)
-                return Brought(warm, TIER_VRAM, 0.0)
+            warm = self._models.get(key)
+            if warm is not None and warm.tier == TIER_VRAM:
+                if not placing.needs_reload(warm.placement, placement):
+                    warm.placement = placement
+                    self._models.move_to_end(key)
+                    return Brought(warm, TIER_VRAM, 0.0)
+                self._lower(key, TIER_RAM)
             started = time.perf_counter()
-            came_from = TIER_DISK if warm is None else TIER_RAM
+            came_from = TIER_RAM if key in self._models else TIER_DISK
+            self._part_with(key, placement)
             try:
-                warm = self._try(key, model, dtype)
+                warm = self._try(key, model, placement)
             except OutOfMemory:
                 # Once more with all the memory there is. What torch has cached, pieces between
                 # others' weights and a reading of free memory that was too good: all are gone then.
                 self._clear()
-                warm = self._try(key, model, dtype)
+                warm = self._try(key, model, placement)
                 came_from = TIER_DISK
             return Brought(warm, came_from, time.perf_counter() - started)
 
-    def prefetch(self, model: ModelSource, dtype: torch.dtype) -> Brought | None:
+    def prefetch(self, model: ModelSource) -> Brought | None:
         """Bring it into RAM, beside whatever the card does. None: only its files could be read,
         so that the system has them at hand. Raises BadModel."""
         key, path = (model.path, model.sha256), Path(model.path)
@@ -96,6 +106,7 @@ class WarmModels:
         with self._lock:
             if (warm := self._models.get(key)) is not None:
                 return Brought(warm, warm.tier, 0.0)
+            dtype = placing.torch_dtype(Placement(), self._device)
             opened = open_pipeline(model.name, path, dtype, mapped_alone=True)
             if opened is not None:
                 warm = self._models[key] = Warm(model.name, opened, TIER_RAM)
@@ -131,33 +142,52 @@ class WarmModels:
 
     # Inside; the lock is held
 
-    def _try(self, key: Key, model: ModelSource, dtype: torch.dtype) -> Warm:
+    def _try(self, key: Key, model: ModelSource, placement: Placement) -> Warm:
         warm = self._models.pop(key, None)  # until it is where it belongs
+        if warm is not None and not warm.opened.can_lie(placement, self._device):
+            warm = None
+        device = placing.device_of(placement, self._device)
+        dtype = placing.torch_dtype(placement, self._device)
         with self._guard(f"loading {model.name}"):
             if warm is None:
-                opened = open_pipeline(model.name, Path(model.path), dtype)
+                mapped = not placement.offload
+                opened = open_pipeline(model.name, Path(model.path), dtype, mapped=mapped)
                 assert opened is not None
                 warm = Warm(model.name, opened, TIER_RAM)
-            self._make_room(warm.opened.bytes_in(dtype))
+            if not placement.offload:
+                self._make_room(warm.opened.bytes_in(dtype), device)
             try:
-                warm.opened.to(self._device, dtype)
+                warm.opened.lay_out(placement, self._device)
             except FileChanged as error:
                 raise BadModel(model.name, str(error)) from error
-        warm.tier = TIER_VRAM
+        warm.tier, warm.placement = TIER_VRAM, placement
         self._models[key] = warm
         return warm
 
-    def _make_room(self, needed: int) -> None:
-        while self._free() < needed + _WORKING_BYTES:
-            on_card = [key for key, warm in self._models.items() if warm.tier == TIER_VRAM]
-            if not on_card:
+    def _part_with(self, key: Key, placement: Placement) -> None:
+        """Put out what cannot stay beside a model that comes like this."""
+        for other, warm in list(self._models.items()):
+            offloaded = warm.tier == TIER_VRAM and warm.placement.offload
+            if other != key and warm.tier == TIER_VRAM and (offloaded or placement.offload):
+                self._lower(other, TIER_RAM)
+        self._collect()
+
+    def _make_room(self, needed: int, device: torch.device) -> None:
+        while self._free(device) < needed + _WORKING_BYTES:
+            on_device = [
+                key
+                for key, warm in self._models.items()
+                if warm.tier == TIER_VRAM
+                and placing.device_of(warm.placement, self._device) == device
+            ]
+            if not on_device:
                 return  # it is tried all the same: free memory is an estimate
-            self._lower(on_card[0], TIER_RAM)
+            self._lower(on_device[0], TIER_RAM)
             self._collect()
 
     def _lower(self, key: Key, to: Tier.ValueType) -> None:
         warm = self._models[key]
-        if warm.tier == TIER_VRAM and to == TIER_RAM and warm.opened.networks:
+        if warm.tier == TIER_VRAM and to == TIER_RAM and warm.opened.networks:  # so not offloaded
             warm.opened.release()
             warm.tier = TIER_RAM
         elif to != TIER_RAM or warm.tier == TIER_VRAM:
@@ -172,9 +202,9 @@ class WarmModels:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _free(self) -> int:
-        if self._device.type == "cuda":
-            return int(torch.cuda.mem_get_info(self._device)[0])
+    def _free(self, device: torch.device) -> int:
+        if device.type == "cuda":
+            return int(torch.cuda.mem_get_info(device)[0])
         return int(psutil.virtual_memory().available)
 
 

@@ -37,6 +37,7 @@ When something happens, tell the state, then plan:
     a card's hold on it ended                       image_ended(job_id, index, now, Outcome,
                                                     waits=queued again?, load_seconds=, run_seconds=
                                                     where the card measured them)
+    a card was asked to give way (Plan.preempts)    preempting(preempt, now); image_ended follows
 
 One event each: image_ended(waits=True) includes image_waits. FAILED and LOST make the image avoid
 the card by themselves. What names an image that nobody holds, or a job that is over, is ignored.

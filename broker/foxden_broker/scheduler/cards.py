@@ -55,6 +55,7 @@ class Card:
     tells_loads: bool = False  # it says itself what it loaded, and how long that took
     hinted: str = ""  # the model that it was last told comes next
     held: list[Batch] = field(default_factory=list)  # the running one, the staged one
+    preempted: float = -math.inf  # when it was asked to give way to urgent work last
     switched: float = -math.inf  # when its newest model was asked for
 
     @property

@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from foxden_broker.scheduler.cards import Bools, Card, Floats
 from foxden_broker.scheduler.facts import Kind, Need
@@ -38,6 +39,9 @@ class Costs:
         self._known: dict[tuple[Kind, bool], _Known] = {}
         # Rows whose only model is `_model`, and rows that do something more, in this round's view.
         self._model = table.model.copy()
+        # As `_keeps` and `_wanted` saw them. A forecast is asked again while the pool goes on, and
+        # a model that came meanwhile has a number that is not in these columns.
+        self._held: NDArray[np.int32] = table.model.copy()
         self._switched: Bools = np.zeros(len(self._model), bool)
         self._occupied: list[int] = []
         self._unpause = math.inf  # when the first pause that mattered ends
@@ -71,7 +75,7 @@ class Costs:
         barred = ~(self.usable & table.capable(kind))
         if not urgent:
             # Cards that keep another model yet, because that is wanted.
-            barred |= self._keeps & (setups > 0) & self._wanted[table.model]
+            barred |= self._keeps & (setups > 0) & self._wanted[self._held]
         costs[barred] = np.inf
         for what in (kind.model, kind.need):
             self._keep_away(costs, what)

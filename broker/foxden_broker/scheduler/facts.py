@@ -8,8 +8,11 @@ import math
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
+from foxden_proto.sizes import size_class
+
 Image = tuple[str, int]  # (job_id, index)
-Need = tuple[str, str, str]  # (model sha256, sampler, schedule): what decides who can run it
+# (model sha256, sampler, schedule, class of its size in pixels): what decides who can run it
+Need = tuple[str, str, str, int]
 Size = tuple[int, int]  # (width, height)
 
 INTERACTIVE, NORMAL, BULK = 1, 2, 3  # foxden.v1.Priority; smaller goes first
@@ -35,7 +38,8 @@ class Kind:
 
     def __post_init__(self) -> None:
         put = object.__setattr__
-        put(self, "need", (self.model, self.sampler, self.schedule))
+        pixels = size_class(self.width * self.height)
+        put(self, "need", (self.model, self.sampler, self.schedule, pixels))
         put(self, "size", (self.width, self.height))
         put(self, "work", float(max(1, self.steps) * max(1, self.width) * max(1, self.height)))
         same = (self.model, self.width, self.height, self.steps, self.sampler, self.schedule)
@@ -91,6 +95,16 @@ class Give:
 
 
 @dataclass(frozen=True)
+class Preempt:
+    """Ask this card to release these images, all of the one batch that it draws, with their
+    checkpoints: more urgent work waits for it."""
+
+    card_id: str
+    images: tuple[Image, ...]
+    reason: str
+
+
+@dataclass(frozen=True)
 class Expire:
     """End this waiting image as expired: it cannot be done by its deadline any more."""
 
@@ -109,4 +123,5 @@ class Plan:
     actions: tuple[Action, ...]
     wake_at: float = math.inf
     backlog_seconds: float = 0.0  # work that waits, spread over all cards that accept work
+    preempts: tuple[Preempt, ...] = ()  # beside the actions; may be left undone
     wants_allotments: bool = False  # deep enough for the linear programme (backlog.py)

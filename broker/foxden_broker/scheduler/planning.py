@@ -27,6 +27,7 @@ from foxden_broker.scheduler.cards import Card
 from foxden_broker.scheduler.facts import Action, Expire, Need, Plan
 from foxden_broker.scheduler.lines import Job
 from foxden_broker.scheduler.placing import Placing
+from foxden_broker.scheduler.preempting import preempts
 from foxden_broker.scheduler.queue import State
 
 _RECHECK = 1.0  # seconds between two looks at images that wait for a busy card
@@ -54,6 +55,7 @@ def plan(state: State, now: float) -> Plan:
         (*actions, *current.gives),
         now if actions else current.wake_at(),
         backlog,
+        preempts(current),
         state.wants_allotments(now, backlog),
     )
 

@@ -20,6 +20,7 @@ from foxden_broker.scheduler.facts import (
     JobFacts,
     Kind,
     Outcome,
+    Preempt,
 )
 from foxden_broker.scheduler.fairness import Fairness
 from foxden_broker.scheduler.lines import Job, Lines
@@ -58,6 +59,8 @@ class State:
         self.holders: dict[Image, str] = {}  # card_id of every image that is held
         # How many more images a plan may give, for members whose running images are limited.
         self.room: dict[str, int] = {}
+        self.asked: set[str] = set()  # cards that are to give back what they draw
+        self.preempts: dict[Image, int] = {}  # how often each image had to give way
         self.planned = Allotted(self.settings)
         self.overdue_credit = 1.0
         self.usual_wait = 0.0  # seconds that images had waited which were given lately
@@ -101,6 +104,7 @@ class State:
         job = self.jobs.get(job_id)
         if job is not None:
             self._leave(job, index)
+            self.preempts.pop((job_id, index), None)
             job.said = None  # how long it took says nothing about forecasts any more
             self._close_if_over(job, now)
 
@@ -183,6 +187,7 @@ class State:
         """It will not come back. End what it holds first."""
         card = self.table.remove(card_id)
         if card is not None:
+            self.asked.discard(card_id)
             self.quarantine.forget(card_id)
             self.planned.forget(card_id)
 
@@ -294,6 +299,15 @@ class State:
                 card.loaded = card.in_ram = frozenset()
         self._end(job_id, index, now, outcome, waits)
 
+    def preempting(self, preempt: Preempt, now: float) -> None:
+        """The card is being asked to release these; `image_ended` follows for each."""
+        card = self.table.cards.get(preempt.card_id)
+        if card is not None:
+            card.preempted = now
+            self.asked.add(preempt.card_id)
+            for image in preempt.images:
+                self.preempts[image] = self.preempts.get(image, 0) + 1
+
     # The linear programme's answer
 
     def use_allotments(self, allotments: Mapping[str, Mapping[str, int]], now: float) -> None:
@@ -373,6 +387,8 @@ class State:
         image = (job_id, index)
         found = self._batch(image)
         self.holders.pop(image, None)
+        if not waits:
+            self.preempts.pop(image, None)
         job = self.jobs.get(job_id)
         if found is not None:
             card, batch = found
@@ -402,6 +418,7 @@ class State:
             self.fairness.charge((priority, member), really - charged)
 
     def _batch_over(self, card: Card, batch: Batch, now: float) -> None:
+        self.asked.discard(card.facts.card_id)
         first = bool(card.held) and card.held[0] is batch
         card.held.remove(batch)
         if first and card.held and card.held[0].started is None:

@@ -47,5 +47,11 @@ class Settings:
     slack: float = 15.0  # how far a member may be behind before speed gives way to fairness
     slack_per_card: float = 1.5
     credit: float = 1.25  # what a new or idle member has in advance, in slacks
+    # Bulk work gives way to interactive work (preempting.py).
+    preempt_cost: float = 2.0  # stopping, the checkpoint's way to the broker, the new assignment
+    preempt_gain: float = 10.0  # the urgent image must be done sooner by this much
+    preempt_ratio: float = 3.0  # what runs must last this many times as long as the switch costs
+    preempt_hold: float = 30.0  # a card that gave way does not do so again for this long
+    preempt_most: int = 2  # times that one image gives way
     away: float = 600.0  # a card that is gone counts as another to try for this long
     overrun: float = 0.15  # of its estimate that a batch which overran is expected to take still

@@ -23,6 +23,7 @@ from foxden_broker.store.records import (
     Cancelled,
     CardRow,
     Change,
+    Checkpoint,
     Job,
     JobPage,
     Lease,
@@ -49,6 +50,7 @@ __all__ = [
     "Cancelled",
     "CardRow",
     "Change",
+    "Checkpoint",
     "Decide",
     "Job",
     "JobPage",
@@ -181,18 +183,37 @@ class Store(Protocol):
         event: TaskEvent | Decide,
         reason: str,
         now_ms: int,
+        *,
+        checkpoint: Checkpoint | None = None,
+        forget_checkpoint: bool = False,
     ) -> Change | None:
         """End a lease without a picture: REFUSE, LOSE, FAIL, GIVE_UP, RELEASE, RELEASED, CANCEL or
         EXPIRE, or what `event` decides. Counts failures (FAIL, and GIVE_UP of a held task), losses
         (LOSE) and releases (RELEASE), closes the attempt with its reason. None: the lease is stale.
 
         Where the job's cancel was requested, a task that would go back to the queue is cancelled.
+
+        A task that goes back to the queue keeps its checkpoint, or gets `checkpoint` where that is
+        of a later step, unless the engine failed on it (FAIL) or `forget_checkpoint` says so.
         """
         ...
 
-    async def retry(self, account_id: str, job_id: str, now_ms: int) -> Sequence[Change]:
+    async def keep_checkpoints(
+        self, account_id: str, told: Sequence[tuple[Lease, Checkpoint]]
+    ) -> Sequence[Checkpoint]:
+        """Remember from where these images can be gone on with; each replaces an older one. Those
+        whose lease is stale, or that are no later than what is kept, are left out. The revision
+        of their jobs stays: nobody watches for this. Returns the checkpoints they replaced."""
+        ...
+
+    async def retry(
+        self, account_id: str, job_id: str, now_ms: int, *, epoch: int | None = None
+    ) -> Sequence[Change]:
         """Queue the failed tasks of a job again, with their failures and losses set to 0. A job
-        in history comes back to the hot tables, unless there is nothing to retry."""
+        in history comes back to the hot tables, unless there is nothing to retry.
+
+        With `epoch`: raises LeaseLost, as `assign` does.
+        """
         ...
 
     # Agents and cards
@@ -281,7 +302,8 @@ class Store(Protocol):
         ...
 
     async def referred(self, account_id: str, sha256s: Sequence[str]) -> frozenset[str]:
-        """Those of the given blobs that a picture or an upload of the account still refers to."""
+        """Those of the given blobs that a picture, an upload or the checkpoint of an image that
+        has not ended still refers to."""
         ...
 
     async def sweep_keys(self, account_id: str, used_before_ms: int, limit: int) -> int:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import BigInteger, bindparam, case, insert, update
 
-from foxden_broker.store.base import Assign, Picture, Task
+from foxden_broker.store.base import Assign, Checkpoint, Picture, Task
 from foxden_broker.store.database import Write
 from foxden_broker.store.schema import attempt, job, picture, task
 from foxden_proto.states import TASK_HELD, JobState, TaskEvent
@@ -36,37 +37,37 @@ class Move:
     reason: str = ""
     to: Assign | None = None  # for LEASE
     picture: Picture | None = None  # for FINISH
+    checkpoint: Checkpoint | None = None  # that came with the end of a lease
+    forget_checkpoint: bool = False
 
 
-_UPDATE_TASK = (
-    update(task)
-    .where(
-        task.c.account_id == bindparam("at_account"),
-        task.c.job_id == bindparam("at_job"),
-        task.c.idx == bindparam("at_idx"),
-        task.c.state == bindparam("at_state"),
-        task.c.lease_no == bindparam("at_lease"),
-    )
-    .values(
-        {
-            name: bindparam(f"to_{name}")
-            for name in (
-                "state",
-                "lease_no",
-                "card_id",
-                "card_name",
-                "agent_id",
-                "reason",
-                "failures",
-                "losses",
-                "releases",
-                "revision",
-                "leased_ms",
-                "started_ms",
-                "ended_ms",
-            )
-        }
-    )
+_OF_TASK = (
+    "state",
+    "lease_no",
+    "card_id",
+    "card_name",
+    "agent_id",
+    "reason",
+    "failures",
+    "losses",
+    "releases",
+    "revision",
+    "leased_ms",
+    "started_ms",
+    "ended_ms",
+)
+_OF_CHECKPOINT = ("checkpoint_sha256", "checkpoint_size", "checkpoint_step")
+_THE_TASK = update(task).where(
+    task.c.account_id == bindparam("at_account"),
+    task.c.job_id == bindparam("at_job"),
+    task.c.idx == bindparam("at_idx"),
+    task.c.state == bindparam("at_state"),
+    task.c.lease_no == bindparam("at_lease"),
+)
+_UPDATE_TASK = _THE_TASK.values({name: bindparam(f"to_{name}") for name in _OF_TASK})
+# Most changes leave the checkpoint alone, and do not pay for it.
+_UPDATE_TASK_AND_CHECKPOINT = _THE_TASK.values(
+    {name: bindparam(f"to_{name}") for name in _OF_TASK + _OF_CHECKPOINT}
 )
 
 
@@ -94,7 +95,19 @@ def task_writes(account_id: str, moves: Sequence[Move], after: Sequence[Task]) -
         }
         for move, new in zip(moves, after, strict=True)
     ]
-    return _UPDATE_TASK, rows
+    if all(move.task.checkpoint == new.checkpoint for move, new in zip(moves, after, strict=True)):
+        return _UPDATE_TASK, rows
+    return _UPDATE_TASK_AND_CHECKPOINT, [
+        row | _checkpoint_values(new.checkpoint) for row, new in zip(rows, after, strict=True)
+    ]
+
+
+def _checkpoint_values(kept: Checkpoint | None) -> dict[str, object]:
+    return {
+        "to_checkpoint_sha256": kept.sha256 if kept else "",
+        "to_checkpoint_size": kept.size if kept else 0,
+        "to_checkpoint_step": kept.step if kept else 0,
+    }
 
 
 _OPEN_ATTEMPT = insert(attempt).values(
@@ -195,7 +208,7 @@ def picture_writes(account_id: str, moves: Sequence[Move]) -> Write:
     return _KEEP_PICTURE, rows
 
 
-_UPDATE_JOB = (
+UPDATE_JOB = (
     update(job)
     .where(job.c.account_id == bindparam("at_account"), job.c.job_id == bindparam("at_job"))
     .values(
@@ -210,16 +223,17 @@ _UPDATE_JOB = (
 
 
 def head_writes(account_id: str, heads: Iterable[JobHead]) -> Write:
-    return _UPDATE_JOB, [
-        {
-            "at_account": account_id,
-            "at_job": head.job_id,
-            "to_state": head.state.value,
-            "to_revision": head.revision,
-            "to_ended_ms": head.ended_ms,
-            "to_cancel_requested": head.cancel_requested,
-            "to_reason": head.reason,
-            "to_done": head.done,
-        }
-        for head in heads
-    ]
+    return UPDATE_JOB, [head_row(account_id, head) for head in heads]
+
+
+def head_row(account_id: str, head: JobHead) -> dict[str, Any]:
+    return {
+        "at_account": account_id,
+        "at_job": head.job_id,
+        "to_state": head.state.value,
+        "to_revision": head.revision,
+        "to_ended_ms": head.ended_ms,
+        "to_cancel_requested": head.cancel_requested,
+        "to_reason": head.reason,
+        "to_done": head.done,
+    }

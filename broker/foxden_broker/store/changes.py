@@ -128,7 +128,7 @@ def apply(
     for move in moves:
         head = heads[move.task.job_id]
         head.revision += 1
-        after.append(_moved(move, head.revision, now_ms))
+        after.append(moved(move, head.revision, now_ms))
     touched = {move.task.job_id: heads[move.task.job_id] for move in moves}
     _derive(conn, account_id, touched, moves, after, now_ms)
     changed, *_ = execute_all(
@@ -148,7 +148,7 @@ def apply(
     )
 
 
-def _moved(move: Move, revision: int, now_ms: int) -> Task:
+def moved(move: Move, revision: int, now_ms: int) -> Task:
     """The task after the move. Pure."""
     old, event = move.task, move.event
     state = advance(TASK, old.state, event)
@@ -180,6 +180,13 @@ def _moved(move: Move, revision: int, now_ms: int) -> Task:
         changed |= {"failures": 0, "losses": 0, "ended_ms": 0}
     if state in TASK_ENDED:
         changed["ended_ms"] = now_ms
+    if state in TASK_ENDED or event is TaskEvent.FAIL or move.forget_checkpoint:
+        # What an engine failed on may be at fault itself.
+        changed["checkpoint"] = None
+    elif (new := move.checkpoint) is not None and new.step > (
+        old.checkpoint.step if old.checkpoint else 0
+    ):
+        changed["checkpoint"] = new
     return replace(old, **changed)
 
 
@@ -195,11 +202,11 @@ def _derive(
 
     Asked of the database only for jobs that have more tasks than the ones that move.
     """
-    moved: defaultdict[str, list[tuple[TaskState, TaskState]]] = defaultdict(list)
+    by_job: defaultdict[str, list[tuple[TaskState, TaskState]]] = defaultdict(list)
     for move, new in zip(moves, after, strict=True):
-        moved[new.job_id].append((move.task.state, new.state))
-    counts = _count(conn, account_id, [j for j, h in heads.items() if len(moved[j]) < h.count])
-    for job_id, steps in moved.items():
+        by_job[new.job_id].append((move.task.state, new.state))
+    counts = _count(conn, account_id, [j for j, h in heads.items() if len(by_job[j]) < h.count])
+    for job_id, steps in by_job.items():
         known = job_id in counts
         for old, new_state in steps:
             counts[job_id][new_state] = counts[job_id].get(new_state, 0) + 1
@@ -207,15 +214,20 @@ def _derive(
                 counts[job_id][old] -= 1
     last_reason = {move.task.job_id: move.reason for move in moves}
     for job_id, head in heads.items():
-        was_ended = head.state in JOB_ENDED
-        head.state = job_state({state: n for state, n in counts[job_id].items() if n})
-        head.done = counts[job_id].get(TaskState.DONE, 0)
-        if head.state not in JOB_ENDED:
-            head.ended_ms = 0
-        elif not was_ended:
-            head.ended_ms = now_ms
-            if head.state is not JobState.DONE and not head.reason:
-                head.reason = last_reason[job_id]
+        settle(head, counts[job_id], last_reason[job_id], now_ms)
+
+
+def settle(head: JobHead, counts: dict[TaskState, int], last_reason: str, now_ms: int) -> None:
+    """Put into the head what follows from the states of its tasks. Pure but for the head."""
+    was_ended = head.state in JOB_ENDED
+    head.state = job_state({state: n for state, n in counts.items() if n})
+    head.done = counts.get(TaskState.DONE, 0)
+    if head.state not in JOB_ENDED:
+        head.ended_ms = 0
+    elif not was_ended:
+        head.ended_ms = now_ms
+        if head.state is not JobState.DONE and not head.reason:
+            head.reason = last_reason
 
 
 _COUNT = (
@@ -250,4 +262,8 @@ def are_there(conn: Connection, account_id: str, changes: Sequence[Change]) -> b
         return False
     told = changes[0].task
     found = lock_task(conn, account_id, told.job_id, told.index)
-    return found is not None and found[1] == replace(told, picture=None, attempts=())
+    if found is None:
+        return False
+    # A checkpoint may have been told since; it is no move.
+    plain = replace(told, picture=None, attempts=(), checkpoint=None)
+    return replace(found[1], checkpoint=None) == plain

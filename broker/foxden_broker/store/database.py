@@ -15,17 +15,23 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from sqlalchemy import Connection, Dialect, Executable, Table, exc
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects.postgresql import psycopg
 from sqlalchemy.engine import URL, make_url
 
 from foxden_broker.store.base import StorageFull, StoreError
 
+if TYPE_CHECKING:  # they import this module
+    from foxden_broker.store.hot import Hot, Memory
+
 T = TypeVar("T")
 
 _PG_FULL = {"53100"}
+# To compile for; the driver itself is not loaded.
+_POSTGRESQL: Dialect = psycopg.dialect()  # type: ignore[no-untyped-call]
 
 # After a commit whose answer was lost: is what the closure wrote, and returned, in the database?
 # Runs first in a new transaction, and must wait (by a lock) for the old one if that still lives.
@@ -37,13 +43,20 @@ class Database(Protocol):
 
     A closure may be run again from its start where nothing of its first run was kept. After a
     commit in doubt `landed` decides; without it the closure runs again, so that must do no harm.
+    `hot` is tried first where it is given: the same write by a shorter way (hot.py). `memory`
+    is what it goes by: forget there what is changed in another way.
     `read` sees one moment of the database in all its statements.
     """
 
     async def write(
-        self, work: Callable[[Connection], T], landed: Landed[T] | None = None
+        self,
+        work: Callable[[Connection], T],
+        landed: Landed[T] | None = None,
+        hot: Hot[T] | None = None,
     ) -> T: ...
     async def read(self, work: Callable[[Connection], T]) -> T: ...
+    @property
+    def memory(self) -> Memory: ...
     async def snapshot(self, path: Path) -> None: ...
     async def close(self) -> None: ...
 
@@ -100,9 +113,13 @@ def on_sqlite(raw: sqlite3.Connection, sql: str, values: Sequence[Any]) -> list[
 
 
 def write_on_sqlite(raw: sqlite3.Connection, sql: str, rows: Sequence[Sequence[Any]]) -> int:
+    """How many rows were touched. The driver's `rowcount` is -1 for what begins with WITH."""
+    before = raw.total_changes
     if len(rows) == 1:
-        return raw.execute(sql, rows[0]).rowcount
-    return raw.executemany(sql, rows).rowcount
+        raw.execute(sql, rows[0])
+    else:
+        raw.executemany(sql, rows)
+    return raw.total_changes - before
 
 
 def execute_all(conn: Connection, writes: Sequence[Write]) -> list[int]:
@@ -125,17 +142,39 @@ def execute_all(conn: Connection, writes: Sequence[Write]) -> list[int]:
             touched.append(write_on_sqlite(raw, sql, given))
         return touched
     if all(len(rows) == 1 for _, rows in writes):
-        one, constants = _as_one(tuple(statement for statement, _ in writes), conn.dialect)
-        values = {
-            f"w{n}_{name}": v for n, (_, (row,)) in enumerate(writes) for name, v in row.items()
-        }
-        return list(raw.execute(one, constants | values).fetchone())
+        one, values = as_one(tuple(write[0] for write in writes), [rows[0] for _, rows in writes])
+        return list(raw.execute(one, values).fetchone())
     sent: list[list[Any]] = []
     with raw.pipeline():
         for statement, rows in writes:
             sql, own = _compiled(statement, conn.dialect)
             sent.append([raw.execute(sql, own | row) for row in rows])
     return [sum(cursor.rowcount for cursor in cursors) for cursors in sent]
+
+
+def write_one(conn: Connection, statement: Executable, row: dict[str, Any]) -> int:
+    """On SQLite: one statement with one row of values; how many rows it touched."""
+    raw: Any = conn.connection.driver_connection
+    sql, names, own = _positional(statement, conn.dialect)
+    return write_on_sqlite(raw, sql, [[(own | row)[name] for name in names]])
+
+
+def as_one(
+    statements: tuple[Executable, ...], rows: Sequence[dict[str, Any]]
+) -> tuple[str, dict[str, Any]]:
+    """For PostgreSQL: statements with a row of values each, as one that answers with the number of
+    rows that each of them touched. They run in their order, and see nothing of each other."""
+    one, constants = _as_one(statements, _POSTGRESQL)
+    values = dict(constants)
+    for n, row in enumerate(rows):
+        for name, value in row.items():
+            values[f"w{n}_{name}"] = value
+    return one, values
+
+
+def text_of(statement: Any) -> tuple[str, dict[str, Any]]:
+    """For PostgreSQL: the text of a statement, and the values of its constants."""
+    return _compiled(statement, _POSTGRESQL)
 
 
 @lru_cache(maxsize=64)

@@ -28,6 +28,9 @@ MOST_DETAILS_BYTES = 64 * 1024 * 1024  # unpacked; a thousand images with nine t
 
 _ENDED = sorted(state.value for state in JOB_ENDED)
 _TASK_NAMES = [column.name for column in TASK_COLUMNS if column.name != "job_id"]
+# What an older version did not write has no value of its own in what it packed.
+_LATER = {"checkpoint_sha256": "", "checkpoint_size": 0, "checkpoint_step": 0}
+_TASK_VALUES = [(column.name, _LATER.get(column.name)) for column in TASK_COLUMNS]
 _ATTEMPT_NAMES = [c.name for c in attempt.c if c.name not in ("account_id", "job_id", "counted")]
 
 
@@ -100,7 +103,7 @@ def bring_back(conn: Connection, account_id: str, job_id: str) -> bool:
         conn,
         [
             (_JOB_BACK, [{c.name: getattr(row, c.name) for c in JOB_COLUMNS}]),
-            (_TASK_BACK, [key | one for one in tasks]),
+            (_TASK_BACK, [key | _LATER | one for one in tasks]),
             (_ATTEMPT_BACK, [key | one | {"counted": True} for one in tries]),
             (_FORGET_ONE, [{"account": account_id, "job": job_id}]),
         ],
@@ -136,7 +139,7 @@ def _unpack(job_id: str, details: bytes) -> tuple[list[Task], defaultdict[int, l
     tasks = []
     for values in kept["tasks"]:
         named: dict[str, Any] = dict(zip(kept["task"], values, strict=True), job_id=job_id)
-        tasks.append(as_task([named[column.name] for column in TASK_COLUMNS]))
+        tasks.append(as_task([named.get(name, of) for name, of in _TASK_VALUES]))
     tried: defaultdict[int, list[Attempt]] = defaultdict(list)
     for values in kept["attempts"]:
         named = dict(zip(kept["attempt"], values, strict=True))

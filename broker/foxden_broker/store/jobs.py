@@ -38,8 +38,8 @@ from foxden_broker.store.change_rows import Move
 from foxden_broker.store.changes import apply, lock_jobs, write_heads
 from foxden_broker.store.database import execute_all, rows_of, upsert
 from foxden_broker.store.rows import (
+    CHECKPOINT_COLUMNS,
     JOB_COLUMNS,
-    TASK_COLUMNS,
     as_job,
     pick_tasks,
     read_changed,
@@ -72,7 +72,14 @@ def submit(conn: Connection, new: NewJob, key_window_ms: int) -> Submitted:
         _claim(conn, new, new.created_ms)
     if new.uploads:
         uploads.touch(conn, new.account_id, new.uploads, new.created_ms)
-    stored = Job(
+    made = stored(new)
+    _insert(conn, made)
+    return Submitted(made)
+
+
+def stored(new: NewJob) -> Job:
+    """The job as it is stored, with its tasks. Pure."""
+    return Job(
         account_id=new.account_id,
         job_id=new.job_id,
         member=new.member,
@@ -88,10 +95,8 @@ def submit(conn: Connection, new: NewJob, key_window_ms: int) -> Submitted:
         cancel_requested=False,
         reason="",
         done=0,
-        tasks=tuple(_fresh(new.job_id, index) for index in range(new.count)),
+        tasks=tuple(fresh(new.job_id, index) for index in range(new.count)),
     )
-    _insert(conn, stored)
-    return Submitted(stored)
 
 
 def was_submitted(conn: Connection, new: NewJob, submitted: Submitted) -> bool:
@@ -126,7 +131,7 @@ def submitted(conn: Connection, new: NewJob, key_window_ms: int) -> Submitted | 
 
 
 @cache
-def _claiming(dialect: str) -> Any:
+def claiming(dialect: str) -> Any:
     """Take a key if it is free or too old. One statement, so that of two callers one wins."""
     statement = upsert(dialect, job_key)
     fresh = statement.excluded
@@ -138,11 +143,20 @@ def _claiming(dialect: str) -> Any:
             "created_ms": fresh.created_ms,
         },
         where=job_key.c.created_ms <= bindparam("too_old_ms", type_=BigInteger),
-    ).returning(job_key.c.job_id)
+    )
+
+
+@cache
+def _claiming(dialect: str) -> Any:
+    return claiming(dialect).returning(job_key.c.job_id)
 
 
 def _claim(conn: Connection, new: NewJob, too_old_ms: int) -> bool:
-    row = {
+    return bool(rows_of(conn, _claiming(conn.dialect.name), claim_row(new, too_old_ms)))
+
+
+def claim_row(new: NewJob, too_old_ms: int) -> dict[str, Any]:
+    return {
         "account_id": new.account_id,
         "member": new.member,
         "key": new.idempotency_key,
@@ -151,10 +165,9 @@ def _claim(conn: Connection, new: NewJob, too_old_ms: int) -> bool:
         "created_ms": new.created_ms,
         "too_old_ms": too_old_ms,
     }
-    return bool(rows_of(conn, _claiming(conn.dialect.name), row))
 
 
-def _fresh(job_id: str, index: int) -> Task:
+def fresh(job_id: str, index: int) -> Task:
     return Task(
         job_id=job_id,
         index=index,
@@ -182,23 +195,28 @@ def _inserting_tasks() -> Insert:
             numbers.c.idx + 1 < bindparam("number", type_=Integer)
         )
     )
-    names = [column.name for column in task.c if column.name != "idx"]
-    values = [bindparam(f"new_{name}", type_=task.c[name].type) for name in names]
-    return insert(task).from_select([*names, "idx"], select(*values, numbers.c.idx))
+    values = [bindparam(f"new_{name}", type_=task.c[name].type) for name in _FRESH]
+    return insert(task).from_select([*_FRESH, "idx"], select(*values, numbers.c.idx))
 
 
+# What a new task has no default for.
+_FRESH = [c.name for c in task.c if c.name != "idx" and c not in set(CHECKPOINT_COLUMNS)]
 _INSERT_JOB = insert(job)
 _INSERT_TASKS = _inserting_tasks()
 
 
 def _insert(conn: Connection, stored: Job) -> None:
+    statements, rows = insertion(stored)
+    execute_all(conn, [(one, [row]) for one, row in zip(statements, rows, strict=True)])
+
+
+def insertion(stored: Job) -> tuple[tuple[Any, ...], list[dict[str, Any]]]:
+    """The statements for a new job and for all its tasks, with the values of each."""
     first = stored.tasks[0]
-    values = {
-        c.name: getattr(first, c.name) for c in TASK_COLUMNS if c.name not in ("idx", "state")
-    }
-    values |= {"account_id": stored.account_id, "state": first.state.value}
+    own = {"account_id": stored.account_id, "state": first.state.value}
+    values = own | {name: getattr(first, name) for name in _FRESH if name not in own}
     tasks = {f"new_{name}": value for name, value in values.items()} | {"number": stored.count}
-    execute_all(conn, [(_INSERT_JOB, [_job_row(stored)]), (_INSERT_TASKS, [tasks])])
+    return (_INSERT_JOB, _INSERT_TASKS), [_job_row(stored), tasks]
 
 
 def _job_row(stored: Job) -> dict[str, Any]:

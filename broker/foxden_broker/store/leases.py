@@ -5,12 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, bindparam, or_, select, update
 
 from foxden_broker.store import history
-from foxden_broker.store.base import Assign, Change, Decide, Job, Lease, Picture, Task
+from foxden_broker.store.base import (
+    Assign,
+    Change,
+    Checkpoint,
+    Decide,
+    Job,
+    Lease,
+    Picture,
+    Task,
+)
 from foxden_broker.store.change_rows import JobHead, Move
 from foxden_broker.store.changes import apply, lock_jobs, lock_task
+from foxden_broker.store.database import execute_all
 from foxden_broker.store.replicas import check_epoch
 from foxden_broker.store.rows import (
     JOB_COLUMNS,
@@ -121,6 +131,8 @@ def end_lease(
     event: TaskEvent | Decide,
     reason: str,
     now_ms: int,
+    checkpoint: Checkpoint | None = None,
+    forget_checkpoint: bool = False,
 ) -> Change | None:
     """Raises UnknownTransition where `event` decides on one that the task's state lacks, and
     ValueError for an event that ends no lease."""
@@ -137,12 +149,67 @@ def end_lease(
         raise ValueError(f"end_lease can't {event.value!r}: that ends no lease.")
     if head.cancel_requested and advance(TASK, mine.state, event) is TaskState.QUEUED:
         event, reason = TaskEvent.CANCEL, reason or head.reason
-    return _apply_one(conn, account_id, head, Move(mine, event, reason), now_ms)
+    move = Move(mine, event, reason, checkpoint=checkpoint, forget_checkpoint=forget_checkpoint)
+    return _apply_one(conn, account_id, head, move, now_ms)
 
 
-def retry(conn: Connection, account_id: str, job_id: str, now_ms: int) -> tuple[Change, ...]:
+_KEEP_CHECKPOINT = (
+    update(task)
+    .where(
+        task.c.account_id == bindparam("at_account"),
+        task.c.job_id == bindparam("at_job"),
+        task.c.idx == bindparam("at_idx"),
+        task.c.lease_no == bindparam("at_lease"),
+        task.c.checkpoint_step < bindparam("to_step"),
+        or_(
+            task.c.state == TaskState.RUNNING.value,
+            task.c.state == TaskState.RELEASING.value,
+        ),
+    )
+    .values(
+        checkpoint_sha256=bindparam("to_sha256"),
+        checkpoint_size=bindparam("to_size"),
+        checkpoint_step=bindparam("to_step"),
+    )
+)
+
+
+def keep_checkpoints(
+    conn: Connection, account_id: str, told: Sequence[tuple[Lease, Checkpoint]]
+) -> tuple[Checkpoint, ...]:
+    """Without the jobs' locks: the one guarded write of a row that is no change of state. Whoever
+    moves the task meanwhile has it locked, and this looks at it again then."""
+    newest: dict[tuple[str, int], tuple[Lease, Checkpoint]] = {}
+    for lease, one in told:
+        before = newest.get((lease.job_id, lease.index))
+        if before is None or (before[0].lease_no, before[1].step) < (lease.lease_no, one.step):
+            newest[lease.job_id, lease.index] = (lease, one)
+    before_them = pick_tasks(conn, account_id, newest)
+    replaced = []
+    for key in sorted(newest):  # in one order, against deadlocks
+        lease, one = newest[key]
+        row = {
+            "at_account": account_id,
+            "at_job": lease.job_id,
+            "at_idx": lease.index,
+            "at_lease": lease.lease_no,
+            "to_sha256": one.sha256,
+            "to_size": one.size,
+            "to_step": one.step,
+        }
+        was = before_them[key].checkpoint if key in before_them else None
+        if execute_all(conn, [(_KEEP_CHECKPOINT, [row])])[0] and was is not None:
+            replaced.append(was)
+    return tuple(replaced)
+
+
+def retry(
+    conn: Connection, account_id: str, job_id: str, now_ms: int, epoch: int | None = None
+) -> tuple[Change, ...]:
     """While a cancel is still being carried out nothing is retried: the tasks that a card holds
     must not find their way back to the queue."""
+    if epoch is not None:
+        check_epoch(conn, account_id, epoch)
     head = lock_jobs(conn, account_id, [job_id]).get(job_id)
     if head is None and history.bring_back(conn, account_id, job_id):
         head = lock_jobs(conn, account_id, [job_id]).get(job_id)

@@ -25,6 +25,8 @@ from sqlalchemy.engine import URL
 
 from foxden_broker.store.base import StoreError
 from foxden_broker.store.database import Landed, is_postgres_error, translate
+from foxden_broker.store.hot import Hot, Memory, Missed
+from foxden_broker.store.postgres_groups import LOCK_MS, Groups
 
 log = logging.getLogger(__name__)
 
@@ -79,22 +81,37 @@ class PostgresDatabase:
             self._reading = create_engine(
                 url, pool_size=THREADS, max_overflow=0, connect_args=set_here
             )
+            self._grouped = create_engine(url, pool_size=1, max_overflow=0, connect_args=set_here)
         except ModuleNotFoundError as error:
             raise StoreError(
                 "PostgreSQL needs the driver psycopg: pip install 'psycopg[binary]'."
             ) from error
         event.listen(self._reading, "connect", _only_reads)
+        event.listen(self._grouped, "connect", _wait_for_locks_briefly)
         self._threads = ThreadPoolExecutor(THREADS, "foxden-db")
         self._closing = threading.Event()
         self._kept = _Kept()
+        self.memory = Memory()
+        self._groups = Groups(self._grouped, self.memory, _is_lost)
         try:
             self._migrate(migrate)
         except BaseException:
             self._close()
             raise
 
-    async def write(self, work: Callable[[Connection], T], landed: Landed[T] | None = None) -> T:
-        return await self._on_thread(self._engine, work, landed)
+    async def write(
+        self,
+        work: Callable[[Connection], T],
+        landed: Landed[T] | None = None,
+        hot: Hot[T] | None = None,
+    ) -> T:
+        doubt = None
+        if hot is not None:
+            try:
+                return await self._groups.submit(hot)
+            except Missed as missed:
+                doubt = _InDoubt(missed.doubt) if missed.in_doubt else None
+        return await self._on_thread(self._engine, work, landed, doubt)
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         return await self._on_thread(self._reading, work, None)
@@ -109,20 +126,29 @@ class PostgresDatabase:
         await asyncio.to_thread(self._close)
 
     async def _on_thread(
-        self, engine: Engine, work: Callable[[Connection], T], landed: Landed[T] | None
+        self,
+        engine: Engine,
+        work: Callable[[Connection], T],
+        landed: Landed[T] | None,
+        doubt: _InDoubt | None = None,
     ) -> T:
         if self._closing.is_set():
             raise StoreError("The broker's database is closed.")
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._transact, engine, work, landed)
+        return await loop.run_in_executor(
+            self._threads, self._transact, engine, work, landed, doubt
+        )
 
     def _transact(
-        self, engine: Engine, work: Callable[[Connection], T], landed: Landed[T] | None
+        self,
+        engine: Engine,
+        work: Callable[[Connection], T],
+        landed: Landed[T] | None,
+        doubt: _InDoubt | None,
     ) -> T:
         clashes = 0
         until = time.monotonic() + LOST_SECONDS
         wait = 0.02
-        doubt: _InDoubt | None = None
         while True:
             try:
                 with self._kept.connection(engine) as conn:
@@ -166,10 +192,12 @@ class PostgresDatabase:
 
     def _close(self) -> None:
         self._closing.set()
+        self._groups.close()
         self._threads.shutdown()
         self._kept.close()
         self._engine.dispose()
         self._reading.dispose()
+        self._grouped.dispose()
 
 
 class _Kept:
@@ -211,6 +239,11 @@ def _only_reads(raw: Any, _record: Any) -> None:
 
     raw.isolation_level = IsolationLevel.REPEATABLE_READ
     raw.read_only = True
+
+
+def _wait_for_locks_briefly(raw: Any, _record: Any) -> None:
+    raw.execute(f"SET lock_timeout = {LOCK_MS}")
+    raw.commit()
 
 
 def _once(

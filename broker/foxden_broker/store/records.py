@@ -60,6 +60,15 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """From where an image can be gone on with; the bytes are a blob. Forgotten when it ends."""
+
+    sha256: str
+    size: int
+    step: int  # model calls of the sampler that are behind it, 1 or more
+
+
+@dataclass(frozen=True, slots=True)
 class Attempt:
     lease_no: int
     card_id: str
@@ -87,6 +96,7 @@ class Task:
     leased_ms: int  # of the latest lease
     started_ms: int
     ended_ms: int
+    checkpoint: Checkpoint | None = None  # the newest that a card has told of
     picture: Picture | None = None
     attempts: tuple[Attempt, ...] = ()  # filled by `job(..., attempts=True)` and for decisions
 

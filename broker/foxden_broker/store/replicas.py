@@ -62,7 +62,7 @@ def current(conn: Connection, account_id: str) -> SchedulingLease | None:
 
 def check_epoch(conn: Connection, account_id: str, epoch: int) -> None:
     """Raises LeaseLost. Holds the row until the transaction ends: a takeover waits for it."""
-    found = conn.execute(_EPOCH, {"account": account_id}).scalar()
+    found = conn.execute(EPOCH, {"account": account_id}).scalar()
     if found != epoch:
         raise LeaseLost(
             f"Another broker plans for the account {account_id} now (epoch {found}, not {epoch}): "
@@ -70,7 +70,7 @@ def check_epoch(conn: Connection, account_id: str, epoch: int) -> None:
         )
 
 
-_EPOCH = select(_l.epoch).where(_l.account_id == bindparam("account")).with_for_update(read=True)
+EPOCH = select(_l.epoch).where(_l.account_id == bindparam("account")).with_for_update(read=True)
 
 
 def save_replica(conn: Connection, new: Replica) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, bindparam, select, tuple_
 
-from foxden_broker.store.base import Attempt, Job, Picture, Task
+from foxden_broker.store.base import Attempt, Checkpoint, Job, Picture, Task
 from foxden_broker.store.database import rows_of
 from foxden_broker.store.schema import attempt, job, picture, task
 from foxden_proto.states import JobState, TaskState
@@ -37,6 +37,12 @@ JOB_COLUMNS = (
     job.c.done,
 )
 
+CHECKPOINT_COLUMNS = (
+    task.c.checkpoint_sha256,
+    task.c.checkpoint_size,
+    task.c.checkpoint_step,
+)
+
 TASK_COLUMNS = (
     task.c.job_id,
     task.c.idx,
@@ -53,6 +59,7 @@ TASK_COLUMNS = (
     task.c.leased_ms,
     task.c.started_ms,
     task.c.ended_ms,
+    *CHECKPOINT_COLUMNS,
 )
 
 _PICTURE_COLUMNS = (picture.c.sha256, picture.c.size, picture.c.meta)
@@ -85,8 +92,9 @@ def as_job(row: Sequence[Any], tasks: tuple[Task, ...] = ()) -> Job:
 
 
 def as_task(row: Sequence[Any]) -> Task:
-    job_id, index, state, *rest = row
-    return Task(job_id, index, _TASK_STATES[state], *rest)
+    job_id, index, state, *rest, sha256, size, step = row
+    plain = Task(job_id, index, _TASK_STATES[state], *rest)
+    return replace(plain, checkpoint=Checkpoint(sha256, size, step)) if sha256 else plain
 
 
 def _as_pictured(row: Sequence[Any], attempts: tuple[Attempt, ...]) -> Task:

@@ -121,8 +121,8 @@ job_key = Table(
     Index("job_key_oldest", "account_id", "created_ms"),
 )
 
-# Deliberately without a second index: every statement comes with job_id, and each index would
-# be written again with each change of state.
+# Deliberately without an index on what changes: every statement comes with job_id, and each
+# index would be written again with each change of state.
 task = Table(
     "task",
     metadata,
@@ -142,8 +142,20 @@ task = Table(
     _ms("leased_ms"),
     _ms("started_ms"),
     _ms("ended_ms"),
+    # Empty and 0: none. An older broker leaves them as they are, also where the task ends.
+    Column("checkpoint_sha256", Text, nullable=False, server_default=text("''")),
+    Column("checkpoint_size", BigInteger, nullable=False, server_default=text("0")),
+    Column("checkpoint_step", Integer, nullable=False, server_default=text("0")),
     _key("task", "account_id", "job_id", "idx"),
     sqlite_with_rowid=False,
+)
+# Only of the few tasks that have one: what else changes in `task` does not touch it.
+Index(
+    "task_checkpoint",
+    task.c.account_id,
+    task.c.checkpoint_sha256,
+    sqlite_where=task.c.checkpoint_sha256 != "",
+    postgresql_where=task.c.checkpoint_sha256 != "",
 )
 
 # A table of its own: its key lets the database itself refuse a second picture of an image. The

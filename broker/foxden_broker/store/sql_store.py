@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from foxden_broker.store import cards as card_rows
-from foxden_broker.store import history, sweeps
+from foxden_broker.store import history, hot, sweeps
 from foxden_broker.store import jobs as job_rows
 from foxden_broker.store import leases as lease_rows
 from foxden_broker.store import replicas as replica_rows
@@ -25,6 +25,7 @@ from foxden_broker.store.base import (
     Cancelled,
     CardRow,
     Change,
+    Checkpoint,
     Decide,
     Job,
     JobPage,
@@ -63,6 +64,7 @@ class SqlStore:
         self._read = database.read
         self._close = database.close
         self._snapshot = database.snapshot
+        self._memory = database.memory
 
     async def close(self) -> None:
         await self._close()
@@ -96,6 +98,7 @@ class SqlStore:
         return await self._write(
             lambda conn: job_rows.submit(conn, job, key_window_ms),
             lambda conn, result: job_rows.was_submitted(conn, job, result),
+            lambda way: hot.submit(way, job, key_window_ms),
         )
 
     async def submitted(self, job: NewJob, *, key_window_ms: int) -> Submitted | None:
@@ -127,6 +130,7 @@ class SqlStore:
     async def cancel(
         self, account_id: str, job_id: str, reason: str, now_ms: int
     ) -> Cancelled | None:
+        self._memory.forget([(account_id, job_id)])
         return await self._write(
             lambda conn: job_rows.cancel(conn, account_id, job_id, reason, now_ms),
             lambda conn, done: are_there(conn, account_id, done.changes if done else ()),
@@ -148,6 +152,7 @@ class SqlStore:
         reason: str,
         now_ms: int,
     ) -> Sequence[Change]:
+        self._memory.forget((account_id, job_id) for job_id, _ in tasks)
         return await self._write(
             lambda conn: job_rows.end_queued(conn, account_id, tasks, event, reason, now_ms),
             lambda conn, changes: are_there(conn, account_id, changes),
@@ -158,9 +163,11 @@ class SqlStore:
     async def open_tasks(
         self, account_id: str, *, created_after_ms: int = 0
     ) -> Sequence[tuple[Job, Task]]:
-        return await self._read(
+        found = await self._read(
             lambda conn: lease_rows.open_tasks(conn, account_id, created_after_ms)
         )
+        self._memory.learn(hot.as_read(found))
+        return found
 
     async def assign(
         self,
@@ -173,12 +180,14 @@ class SqlStore:
         return await self._write(
             lambda conn: lease_rows.assign(conn, account_id, assigns, now_ms, epoch),
             lambda conn, changes: are_there(conn, account_id, changes),
+            lambda way: hot.assign(way, account_id, assigns, now_ms, epoch),
         )
 
     async def start(self, account_id: str, lease: Lease, now_ms: int) -> Change | None:
         return await self._write(
             lambda conn: lease_rows.start(conn, account_id, lease, now_ms),
             lambda conn, change: are_there(conn, account_id, _if_any(change)),
+            lambda way: hot.start(way, account_id, lease, now_ms),
         )
 
     async def finish(
@@ -187,6 +196,7 @@ class SqlStore:
         return await self._write(
             lambda conn: lease_rows.finish(conn, account_id, lease, picture, now_ms),
             lambda conn, result: are_there(conn, account_id, _if_any(result[0])),
+            lambda way: hot.finish(way, account_id, lease, picture, now_ms),
         )
 
     async def end_lease(
@@ -196,15 +206,35 @@ class SqlStore:
         event: TaskEvent | Decide,
         reason: str,
         now_ms: int,
+        *,
+        checkpoint: Checkpoint | None = None,
+        forget_checkpoint: bool = False,
     ) -> Change | None:
+        self._memory.forget([(account_id, lease.job_id)])
         return await self._write(
-            lambda conn: lease_rows.end_lease(conn, account_id, lease, event, reason, now_ms),
+            lambda conn: lease_rows.end_lease(
+                conn, account_id, lease, event, reason, now_ms, checkpoint, forget_checkpoint
+            ),
             lambda conn, change: are_there(conn, account_id, _if_any(change)),
         )
 
-    async def retry(self, account_id: str, job_id: str, now_ms: int) -> Sequence[Change]:
+    async def keep_checkpoints(
+        self, account_id: str, told: Sequence[tuple[Lease, Checkpoint]]
+    ) -> Sequence[Checkpoint]:
+        keys = [(account_id, lease.job_id) for lease, _ in told]
+        self._memory.forget(keys)
+        replaced = await self._write(
+            lambda conn: lease_rows.keep_checkpoints(conn, account_id, told)
+        )
+        self._memory.forget(keys)  # again: a write that was under way has remembered it as it was
+        return replaced
+
+    async def retry(
+        self, account_id: str, job_id: str, now_ms: int, *, epoch: int | None = None
+    ) -> Sequence[Change]:
+        self._memory.forget([(account_id, job_id)])
         return await self._write(
-            lambda conn: lease_rows.retry(conn, account_id, job_id, now_ms),
+            lambda conn: lease_rows.retry(conn, account_id, job_id, now_ms, epoch),
             lambda conn, changes: are_there(conn, account_id, changes),
         )
 

@@ -24,6 +24,7 @@ from sqlalchemy.pool import NullPool
 
 from foxden_broker.store.base import StoreError
 from foxden_broker.store.database import Landed, translate
+from foxden_broker.store.hot import Hot, Memory
 from foxden_broker.store.lockfile import LockFile
 from foxden_broker.store.writer import Writer
 
@@ -46,7 +47,8 @@ class SqliteDatabase:
         self._lock = LockFile(path)
         self._writing = _sqlite_engine(path, readonly=False)
         self._reading = _sqlite_engine(path, readonly=True)
-        self._writer = Writer(self._writing, translate)
+        self.memory = Memory()
+        self._writer = Writer(self._writing, translate, self.memory)
         self._reader = ThreadPoolExecutor(1, "foxden-db-read")
         self._read_conn: Connection | None = None
         try:
@@ -56,8 +58,13 @@ class SqliteDatabase:
             self._close()
             raise translate(error) from error
 
-    async def write(self, work: Callable[[Connection], T], landed: Landed[T] | None = None) -> T:
-        return await self._writer.submit(work)  # a commit here is never in doubt
+    async def write(
+        self,
+        work: Callable[[Connection], T],
+        landed: Landed[T] | None = None,
+        hot: Hot[T] | None = None,
+    ) -> T:
+        return await self._writer.submit(work, hot)  # a commit here is never in doubt
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         try:

@@ -11,9 +11,10 @@ from collections.abc import Iterable, Sequence
 from sqlalchemy import Connection, delete, func, select, tuple_, update
 
 from foxden_broker.store.rows import MOST_AT_ONCE
-from foxden_broker.store.schema import job, job_history, job_key, picture, upload
-from foxden_proto.states import JOB_ENDED, JobState
+from foxden_broker.store.schema import job, job_history, job_key, picture, task, upload
+from foxden_proto.states import JOB_ENDED, TASK_ENDED, JobState, TaskState
 
+_OPEN_TASKS = sorted(state.value for state in set(TaskState) - TASK_ENDED)
 _OPEN_JOBS = sorted(state.value for state in set(JobState) - JOB_ENDED)
 
 
@@ -102,6 +103,14 @@ def referred(conn: Connection, account_id: str, sha256s: Iterable[str]) -> froze
                 table.c.account_id == account_id, table.c.sha256.in_(some)
             )
             found.update(conn.scalars(query))
+        # An older broker ends a task and leaves its checkpoint there.
+        query = select(task.c.checkpoint_sha256).where(
+            task.c.account_id == account_id,
+            task.c.checkpoint_sha256 != "",
+            task.c.checkpoint_sha256.in_(some),
+            task.c.state.in_(_OPEN_TASKS),
+        )
+        found.update(conn.scalars(query))
     return frozenset(found)
 
 

@@ -1,4 +1,4 @@
-"""Group commit: one thread, one connection, one fsync for all that waits.
+"""Group commit on SQLite: one thread, one connection, one fsync for all that waits.
 
 A commit with `synchronous=FULL` costs an fsync whatever it holds, so the thread takes every
 closure that waits, runs each inside a savepoint, commits once, and only then tells the callers.
@@ -7,110 +7,52 @@ Nobody hears of success before it is on the disk.
 
 from __future__ import annotations
 
-import asyncio
-import queue
 import sqlite3
-import threading
-from collections.abc import Callable
-from concurrent.futures import Future
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine
 
-from foxden_broker.store.base import StoreError
+from foxden_broker.store.database import rows_of, write_one
+from foxden_broker.store.grouping import Grouping, Pending
+from foxden_broker.store.hot import Entry, Hot, Key, Memory, Missed, Row, Way
 
 T = TypeVar("T")
 
-MOST_PER_COMMIT = 256
-
-
-@dataclass
-class _Pending:
-    work: Callable[[Connection], Any]
-    loop: asyncio.AbstractEventLoop | None
-    tell: Callable[[_Pending], None]  # on that loop; without one on the writer's thread
-    result: Any = None
-    error: BaseException | None = None
+Work = Callable[[Connection], T]
 
 
 class Writer:
     """`submit` from an event loop, `run` from a thread; `close` finishes what was submitted."""
 
-    def __init__(self, engine: Engine, translate: Callable[[BaseException], BaseException]) -> None:
+    def __init__(
+        self, engine: Engine, translate: Callable[[BaseException], BaseException], memory: Memory
+    ) -> None:
         self._engine = engine
         self._translate = translate
-        self._queue: queue.SimpleQueue[_Pending | None] = queue.SimpleQueue()
-        self._gate = threading.Lock()  # nothing may be queued behind the None that ends the thread
-        self._closed = False
+        self._memory = memory
         self._conn: Connection | None = None
-        self._thread = threading.Thread(target=self._loop, name="foxden-db-write", daemon=True)
-        self._thread.start()
+        self._group = Grouping("foxden-db-write", self._commit, self._end)
 
-    async def submit(self, work: Callable[[Connection], T]) -> T:
-        """Run the closure and wait until it is durable. A caller who is cancelled stops waiting;
-        what it asked for may still be committed."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
+    async def submit(self, work: Work[T], hot: Hot[T] | None = None) -> T:
+        """Run the closure, `hot` first where there is one, and wait until it is durable. A caller
+        who is cancelled stops waiting; what it asked for may still be committed."""
+        result: T = await self._group.submit((work, hot))
+        return result
 
-        def resolve(done: _Pending) -> None:
-            if future.done():
-                return
-            if done.error is not None:
-                future.set_exception(done.error)
-            else:
-                future.set_result(done.result)
-
-        self._put(_Pending(work, loop, resolve))
-        return await future
-
-    def run(self, work: Callable[[Connection], T]) -> T:
-        future: Future[T] = Future()
-
-        def tell(done: _Pending) -> None:
-            if done.error is not None:
-                future.set_exception(done.error)
-            else:
-                future.set_result(done.result)
-
-        self._put(_Pending(work, None, tell))
-        return future.result()
+    def run(self, work: Work[T]) -> T:
+        result: T = self._group.run((work, None))
+        return result
 
     def close(self) -> None:
-        with self._gate:
-            if not self._closed:
-                self._closed = True
-                self._queue.put(None)
-        self._thread.join()
+        self._group.close()
 
-    def _put(self, pending: _Pending) -> None:
-        with self._gate:
-            if self._closed:
-                raise StoreError("The broker's database is closed.")
-            self._queue.put(pending)
-
-    def _loop(self) -> None:
-        ending = False
-        while not ending:
-            batch: list[_Pending] = []
-            first = self._queue.get()
-            while first is not None:
-                batch.append(first)
-                if len(batch) == MOST_PER_COMMIT:
-                    break
-                try:
-                    first = self._queue.get_nowait()
-                except queue.Empty:
-                    break
-            else:
-                ending = True
-            if batch:
-                self._commit(batch)
+    def _end(self) -> None:
         if self._conn is not None:
             self._conn.close()
 
-    def _commit(self, batch: list[_Pending]) -> None:
+    def _commit(self, batch: list[Pending]) -> None:
+        changed: dict[Key, Entry] = {}
         try:
             if self._conn is None:
                 self._conn = self._engine.connect()
@@ -118,19 +60,29 @@ class Writer:
                 raw = self._conn.connection.driver_connection
                 assert isinstance(raw, sqlite3.Connection)
                 for pending in batch:
-                    self._one(self._conn, raw, pending)
+                    self._one(self._conn, raw, pending, changed)
         except BaseException as error:  # noqa: BLE001  every caller is told
+            self._memory.forget(changed)
             translated = self._translate(error)
             for pending in batch:
                 if pending.error is None:
                     pending.error = translated
             self._recover()
-        _tell(batch)
+        else:
+            self._memory.keep(changed)
 
-    def _one(self, conn: Connection, raw: sqlite3.Connection, pending: _Pending) -> None:
+    def _one(
+        self,
+        conn: Connection,
+        raw: sqlite3.Connection,
+        pending: Pending,
+        changed: dict[Key, Entry],
+    ) -> None:
+        work, hot = pending.work
         raw.execute("SAVEPOINT one")
         try:
-            pending.result = pending.work(conn)
+            if hot is None or not self._hot(conn, hot, pending, changed):
+                pending.result = work(conn)
         except BaseException as error:
             pending.error = self._translate(error)
             if not raw.in_transaction:
@@ -139,6 +91,19 @@ class Writer:
                 raise
             raw.execute("ROLLBACK TO one")
         raw.execute("RELEASE one")
+
+    def _hot(
+        self, conn: Connection, hot: Hot[Any], pending: Pending, changed: dict[Key, Entry]
+    ) -> bool:
+        way = _AtOnce(conn, self._memory, changed)
+        try:
+            pending.result = hot(way)
+        except Missed:
+            if way.wrote:
+                conn.connection.driver_connection.execute("ROLLBACK TO one")  # type: ignore[union-attr]
+            return False
+        changed |= way.changed
+        return True
 
     def _recover(self) -> None:
         """After a failed commit the connection may be in any state: start with a new one."""
@@ -150,21 +115,26 @@ class Writer:
                 conn.invalidate()
 
 
-def _tell(batch: list[_Pending]) -> None:
-    """Wake each event loop once, whatever number of its callers wait: waking costs a system call
-    and a fight for the interpreter."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[_Pending]] = {}
-    for pending in batch:
-        if pending.loop is None:
-            pending.tell(pending)
-        else:
-            by_loop.setdefault(pending.loop, []).append(pending)
-    for loop, some in by_loop.items():
-        # RuntimeError: the loop is closed, nobody is left to tell.
-        with suppress(RuntimeError):
-            loop.call_soon_threadsafe(_tell_all, some)
+class _AtOnce(Way):
+    """Each write is made at once, and Missed raised at once."""
 
+    dialect = "sqlite"
 
-def _tell_all(some: list[_Pending]) -> None:
-    for pending in some:
-        pending.tell(pending)
+    def __init__(self, conn: Connection, memory: Memory, before: dict[Key, Entry]) -> None:
+        super().__init__(memory, before)
+        self._conn = conn
+        self.wrote = False
+
+    def demand(self, statement: Any, values: Row, answer: Any) -> None:
+        rows = rows_of(self._conn, statement, values)
+        if not rows or rows[0][0] != answer:
+            raise Missed
+
+    def write(
+        self, job_id: str, statements: Sequence[Any], rows: Sequence[Row], counts: Sequence[int]
+    ) -> None:
+        for statement, row, count in zip(statements, rows, counts, strict=True):
+            touched = write_one(self._conn, statement, row)
+            self.wrote = self.wrote or touched > 0
+            if touched != count:
+                raise Missed

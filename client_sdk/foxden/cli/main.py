@@ -36,6 +36,10 @@ _COMMANDS = {
 _PLUGINS = {
     "broker": "run the broker: queue, scheduler and doors",
     "agent": "look after this machine's cards for a broker",
+    "doctor": "look for what keeps this PC's cards from drawing, and say what to do",
+    "pause": "keep this machine's cards for yourself for a while",
+    "policy": "what this machine's cards may do, and when: show or set it",
+    "resume": "end a pause of this machine's cards",
 }
 _GROUP = "foxden.commands"
 
@@ -131,10 +135,13 @@ def _load(name: str, plugins: dict[str, EntryPoint]) -> Command:
     try:
         loaded: Any = plugins[name].load()
     except ImportError as error:
-        if (error.name or "").split(".")[0] == f"foxden_{name}":
+        package = plugins[name].module.split(".")[0]
+        # A package has several commands; its extra is named for it and not for each of them.
+        extra = package.partition("foxden_")[2]
+        if extra and (error.name or "").split(".")[0] == package:
             raise _WrongCall(f"this installation has no `foxden {name}`") from error
         raise _WrongCall(
             f"`foxden {name}` needs {error.name or 'a package'}, which is not installed: "
-            f"run `pip install 'foxden[{name}]'`"
+            f"run `pip install 'foxden[{extra or name}]'`"
         ) from error
     return cast(Command, loaded)

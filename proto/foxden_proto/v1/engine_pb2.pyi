@@ -294,6 +294,9 @@ class Batch(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     ITEMS_FIELD_NUMBER: _builtins.int
     PLACEMENT_FIELD_NUMBER: _builtins.int
+    CHECKPOINTS_FIELD_NUMBER: _builtins.int
+    checkpoints: _builtins.bool
+    """send an EngineCheckpoint of each item as steps are finished"""
     @_builtins.property
     def model(self) -> Global___ModelSource: ...
     @_builtins.property
@@ -306,10 +309,11 @@ class Batch(_message.Message):
         model: Global___ModelSource | None = ...,
         items: _abc.Iterable[Global___BatchItem] | None = ...,
         placement: Global___Placement | None = ...,
+        checkpoints: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "placement", b"placement"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "model", b"model", "placement", b"placement"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoints", b"checkpoints", "items", b"items", "model", b"model", "placement", b"placement"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -326,7 +330,8 @@ class BatchItem(_message.Message):
     """opaque to the engine"""
     checkpoint: _builtins.bytes
     """Go on from here: the data of an EngineCheckpoint of this request. Empty: from the beginning.
-    All items of a batch come with one of the same step, or none does.
+    All items of a batch come with one of the same step, or none does. One that can't be used here
+    refuses the whole batch (ABORTED): draw it from the beginning.
     """
     @_builtins.property
     def request(self) -> _generation_pb2.ImageRequest:
@@ -383,6 +388,41 @@ class StopResponse(_message.Message):
 Global___StopResponse: _TypeAlias = StopResponse  # noqa: Y015
 
 @_typing.final
+class SetShareRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARE_FIELD_NUMBER: _builtins.int
+    share: _builtins.float
+    """of the time that is worked: 1 without rest, 0.5 rest as long as work"""
+    def __init__(
+        self,
+        *,
+        share: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["share", b"share"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetShareRequest: _TypeAlias = SetShareRequest  # noqa: Y015
+
+@_typing.final
+class SetShareResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetShareResponse: _TypeAlias = SetShareResponse  # noqa: Y015
+
+@_typing.final
 class EngineEvent(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -426,7 +466,9 @@ Global___EngineEvent: _TypeAlias = EngineEvent  # noqa: Y015
 
 @_typing.final
 class EngineCheckpoint(_message.Message):
-    """All that is needed to go on with one image after a finished step. The newest replaces the older."""
+    """All that is needed to go on with one image after a model call. The newest replaces the older;
+    where calls take less than 0.05 s, or a checkpoint costs more than 2 % of one, not each has one.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

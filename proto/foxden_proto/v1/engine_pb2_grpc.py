@@ -59,6 +59,11 @@ class EngineStub:
                 request_serializer=foxden__proto_dot_v1_dot_engine__pb2.StopRequest.SerializeToString,
                 response_deserializer=foxden__proto_dot_v1_dot_engine__pb2.StopResponse.FromString,
                 _registered_method=True)
+        self.SetShare = channel.unary_unary(
+                '/foxden.v1.Engine/SetShare',
+                request_serializer=foxden__proto_dot_v1_dot_engine__pb2.SetShareRequest.SerializeToString,
+                response_deserializer=foxden__proto_dot_v1_dot_engine__pb2.SetShareResponse.FromString,
+                _registered_method=True)
 
 
 class EngineServicer:
@@ -100,6 +105,14 @@ class EngineServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetShare(self, request, context):
+        """Duty cycle: let the device rest between steps, in the running batch and in all that follow.
+        Refused (INVALID_ARGUMENT) for a share that is not above 0 and at most 1.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EngineServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -127,6 +140,11 @@ def add_EngineServicer_to_server(servicer, server):
                     servicer.Stop,
                     request_deserializer=foxden__proto_dot_v1_dot_engine__pb2.StopRequest.FromString,
                     response_serializer=foxden__proto_dot_v1_dot_engine__pb2.StopResponse.SerializeToString,
+            ),
+            'SetShare': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetShare,
+                    request_deserializer=foxden__proto_dot_v1_dot_engine__pb2.SetShareRequest.FromString,
+                    response_serializer=foxden__proto_dot_v1_dot_engine__pb2.SetShareResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -264,6 +282,33 @@ class Engine:
             '/foxden.v1.Engine/Stop',
             foxden__proto_dot_v1_dot_engine__pb2.StopRequest.SerializeToString,
             foxden__proto_dot_v1_dot_engine__pb2.StopResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetShare(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/foxden.v1.Engine/SetShare',
+            foxden__proto_dot_v1_dot_engine__pb2.SetShareRequest.SerializeToString,
+            foxden__proto_dot_v1_dot_engine__pb2.SetShareResponse.FromString,
             options,
             channel_credentials,
             insecure,

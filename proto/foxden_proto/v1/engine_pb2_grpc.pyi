@@ -45,6 +45,10 @@ class EngineStub:
     """
     Stop: _grpc.UnaryUnaryMultiCallable[_engine_pb2.StopRequest, _engine_pb2.StopResponse]
     """Stop items of the running batch at their next step; they are not decoded. Unknown ids are ignored."""
+    SetShare: _grpc.UnaryUnaryMultiCallable[_engine_pb2.SetShareRequest, _engine_pb2.SetShareResponse]
+    """Duty cycle: let the device rest between steps, in the running batch and in all that follow.
+    Refused (INVALID_ARGUMENT) for a share that is not above 0 and at most 1.
+    """
 
 @_typing.type_check_only
 class EngineAsyncStub(EngineStub):
@@ -61,6 +65,10 @@ class EngineAsyncStub(EngineStub):
     """
     Stop: _aio.UnaryUnaryMultiCallable[_engine_pb2.StopRequest, _engine_pb2.StopResponse]  # type: ignore[assignment]
     """Stop items of the running batch at their next step; they are not decoded. Unknown ids are ignored."""
+    SetShare: _aio.UnaryUnaryMultiCallable[_engine_pb2.SetShareRequest, _engine_pb2.SetShareResponse]  # type: ignore[assignment]
+    """Duty cycle: let the device rest between steps, in the running batch and in all that follow.
+    Refused (INVALID_ARGUMENT) for a share that is not above 0 and at most 1.
+    """
 
 class EngineServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -104,5 +112,15 @@ class EngineServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_engine_pb2.StopResponse, _abc.Awaitable[_engine_pb2.StopResponse]]:
         """Stop items of the running batch at their next step; they are not decoded. Unknown ids are ignored."""
+
+    @_abc_1.abstractmethod
+    def SetShare(
+        self,
+        request: _engine_pb2.SetShareRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_engine_pb2.SetShareResponse, _abc.Awaitable[_engine_pb2.SetShareResponse]]:
+        """Duty cycle: let the device rest between steps, in the running batch and in all that follow.
+        Refused (INVALID_ARGUMENT) for a share that is not above 0 and at most 1.
+        """
 
 def add_EngineServicer_to_server(servicer: EngineServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

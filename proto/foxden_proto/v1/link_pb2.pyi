@@ -587,7 +587,10 @@ class Refused(_message.Message):
 
     LEASES_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    NOT_READY_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
+    not_ready: _builtins.bool
+    """the card's owner does not lend it just now: nobody is to blame"""
     @_builtins.property
     def leases(self) -> _containers.RepeatedCompositeFieldContainer[Global___Lease]: ...
     def __init__(
@@ -595,10 +598,11 @@ class Refused(_message.Message):
         *,
         leases: _abc.Iterable[Global___Lease] | None = ...,
         reason: _builtins.str = ...,
+        not_ready: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["leases", b"leases", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["leases", b"leases", "not_ready", b"not_ready", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -690,9 +694,12 @@ class TaskFailed(_message.Message):
     LEASE_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     RETRYABLE_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_REFUSED_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
     retryable: _builtins.bool
     """false: no card could do better"""
+    checkpoint_refused: _builtins.bool
+    """what it was to go on from is of no use: draw it from the beginning"""
     @_builtins.property
     def lease(self) -> Global___Lease: ...
     def __init__(
@@ -701,10 +708,11 @@ class TaskFailed(_message.Message):
         lease: Global___Lease | None = ...,
         reason: _builtins.str = ...,
         retryable: _builtins.bool = ...,
+        checkpoint_refused: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease", "reason", b"reason", "retryable", b"retryable"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_refused", b"checkpoint_refused", "lease", b"lease", "reason", b"reason", "retryable", b"retryable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -59,6 +59,7 @@ class Chaos:
                 crash=draw.choice(some),
                 hang=draw.choice([0.0, 0.0, 0.05]),
                 refuse=draw.choice(some),
+                stale=draw.choice([0.0, 0.0, 0.3]),
                 broken=draw.random() < 0.05,
             )
 

@@ -13,10 +13,13 @@ from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import grpc
+
 from foxden_agent.engine_client import EngineDied, EngineRefused, EngineSilent
 from foxden_proto.v1.engine_pb2 import (
     Batch,
     Device,
+    EngineCheckpoint,
     EngineDescription,
     EngineEvent,
     EnginePicture,
@@ -25,6 +28,7 @@ from foxden_proto.v1.engine_pb2 import (
     EngineStopped,
     LoadResponse,
     ModelSource,
+    Placement,
 )
 from foxden_proto.v1.generation_pb2 import ImageRequest
 from foxden_proto.v1.pool_pb2 import TIER_DISK, TIER_RAM, TIER_VRAM, Sampler, Tier
@@ -38,6 +42,7 @@ class EngineFaults:
     crash: float = 0.0
     hang: float = 0.0
     refuse: float = 0.0  # with words that another card may do better
+    stale: float = 0.0  # that checkpoints are of no use to it
     broken: bool = False  # every image fails on this machine's cards
 
 
@@ -47,6 +52,12 @@ def picture(request: ImageRequest) -> bytes:
     size = struct.pack(">II", request.width, request.height)
     words = f"{request.prompt}|{request.model_sha256}|{request.seed}"
     return head + size + b"\x08\x02\x00\x00\x00" + words.encode()
+
+
+def checkpoint(request: ImageRequest, step: int) -> bytes:
+    """What a request needs to go on from a step; of no use to any other."""
+    words = f"{request.prompt}|{request.model_sha256}|{request.seed}|{step}"
+    return words.encode()
 
 
 class SimulatedEngine:
@@ -105,7 +116,12 @@ class SimulatedEngine:
         self._alive()
 
     async def load(
-        self, model: ModelSource, tier: Tier.ValueType = TIER_VRAM, *, size: int = 0
+        self,
+        model: ModelSource,
+        placement: Placement | None = None,
+        tier: Tier.ValueType = TIER_VRAM,
+        *,
+        size: int = 0,
     ) -> LoadResponse:
         self._alive()
         if tier == TIER_RAM or self._loaded == model.sha256:
@@ -140,11 +156,19 @@ class SimulatedEngine:
         yield EngineEvent(stage=EngineStage(stage="sampling"))
         items = list(batch.items)
         steps = items[0].request.steps
+        (begun,) = {int(item.checkpoint.rpartition(b"|")[2] or 0) for item in items}
+        for item in items:
+            if begun and item.checkpoint != checkpoint(item.request, begun):
+                self.machine.violated(f"{item.item_id} goes on from {item.checkpoint!r}")
+        if begun and draw.random() < faults.stale:
+            why = "this engine is of another version"
+            raise EngineRefused(why, retryable=False, code=grpc.StatusCode.ABORTED)
         crash_at = draw.randint(0, steps) if draw.random() < faults.crash else -1
         hang_at = draw.randint(0, steps) if draw.random() < faults.hang else -1
         if faults.broken or draw.random() < faults.refuse:
             raise EngineRefused("out of memory", retryable=True)
-        for step in range(1, steps + 1):
+        self.machine.note(f"draws {len(items)} from step {begun}")
+        for step in range(begun + 1, steps + 1):
             await self._pass(draw.uniform(0.2, 0.6) * self.machine.pace)
             if step == crash_at:
                 self.die()
@@ -152,6 +176,10 @@ class SimulatedEngine:
                 await self._pass(self._timers.engine_silent)
                 raise EngineSilent(self._timers.engine_silent, "sampling")
             self._alive()
+            for item in items if batch.checkpoints else ():
+                data = checkpoint(item.request, step)
+                told = EngineCheckpoint(item_id=item.item_id, step=step, data=data)
+                yield EngineEvent(checkpoint=told)
             for item in [item for item in items if item.item_id in self._stopped]:
                 items.remove(item)
                 yield EngineEvent(stopped=EngineStopped(item_id=item.item_id))

@@ -67,6 +67,8 @@ def _of_task(name: str, job: Job, task: Task, disk: Any) -> Iterator[str]:
     name = f"{name}/{task.index}"
     if (task.state is TaskState.DONE) != (task.picture is not None):
         yield f"{name} is {task.state.value} and its picture is {task.picture}"
+    if task.state in TASK_ENDED and task.checkpoint is not None:
+        yield f"{name} has ended and still has {task.checkpoint}"
     if task.state not in TASK_ENDED:
         yield f"{name} has not ended: {task.state.value}"
     finished = [tried for tried in task.attempts if tried.outcome == "finish"]

@@ -313,7 +313,7 @@ class HttpTransport(httpx.AsyncBaseTransport):
         await asyncio.sleep(network.latency())
         if lose:
             raise httpx.ReadError("the connection broke on the way back")
-        return httpx.Response(status, content=answer, request=request)
+        return httpx.Response(status, stream=httpx.ByteStream(answer), request=request)
 
 
 async def _serve_request(app: Any, request: httpx.Request, body: bytes) -> tuple[int, bytes]:

@@ -29,7 +29,6 @@ from foxden_broker.store.base import StoreError
 from foxden_broker.store.sql_store import SqlStore
 from foxden_broker.uploads import Signer
 from foxden_proto.address import Address
-from foxden_proto.link import LeaseKey
 from foxden_proto.programs import watched
 from foxden_proto.timers import Timers
 from foxden_proto.v1 import link_pb2 as pb
@@ -112,7 +111,9 @@ class Machine:
         draw: random.Random,
         models: list[pool_pb2.Model],
         note: Callable[..., None],
+        violated: Callable[[str], None],
     ) -> None:
+        self.violated = violated
         self.name, self.network, self.draw, self.note = name, network, draw, note
         self.folder, self.home = folder, 0
         self.cards = draw.choice([1, 1, 2])
@@ -172,42 +173,27 @@ class Machine:
         self.home += 1
 
     def take_back(self, *, checkpoint: bool) -> None:
-        """The owner wants the cards: what they draw is given back."""
-        if self.driver is None or not self.up:
-            return
-        link = self.driver.link
-        self.mode = pool_pb2.MODE_GAMING
-        for worker in self.workers:
-            link.mode_changed(pb.CardMode(card_id=worker.card_id, mode=self.mode))
-        for engine in list(self.engines.values()):
-            engine.die()
-        for key, held in list(link.held.items()):
-            if held.outcome is None:
-                self._release(key, checkpoint)
-        self.driver.flush()
+        """The owner wants the cards: what they draw is given back; without `checkpoint`, as by an
+        engine that makes none."""
+        if self.driver is not None and self.process is not None:
+            self.mode = pool_pb2.MODE_GAMING
+            self.process.start(self._take_back(checkpoint), "owner")
 
-    def _release(self, key: LeaseKey, checkpoint: bool) -> None:
+    async def _take_back(self, checkpoint: bool) -> None:
         assert self.driver is not None
         for worker in self.workers:
-            worker.drop(key)
-        link, loop = self.driver.link, asyncio.get_running_loop()
-        driver = self.driver
-        if checkpoint:
-            link.outcome(key, pb.TaskReleased(releasing=True, reason="a game"))
-
-            def released() -> None:
-                link.outcome(key, pb.TaskReleased(reason="a game"))
-                driver.flush()
-
-            loop.call_later(self.draw.uniform(0.1, 14), released)
-        else:
-            link.outcome(key, pb.TaskReleased(reason="a game"))
+            mode = pb.CardMode(card_id=worker.card_id, mode=self.mode)
+            self.driver.link.mode_changed(mode)
+            for image in worker._batch if not checkpoint else ():
+                image.checkpoints.clear()
+            worker.give_back(["a game"])
 
     def give_cards(self) -> None:
         """The owner is done."""
         self.mode = pool_pb2.MODE_READY
         if self.driver is not None and self.up:
             for worker in self.workers:
+                worker.allow()
                 self.driver.link.mode_changed(pb.CardMode(card_id=worker.card_id, mode=self.mode))
             self.driver.flush()
 

@@ -115,7 +115,7 @@ class User:
         draw, options = wish.draw, dict[str, Any]()
         if draw.random() < 0.7 or self._calm:
             options["model"] = draw.choice(self._models)
-        options["steps"] = draw.randint(1, 12)
+        options["steps"] = draw.choice([draw.randint(1, 12)] * 7 + [40])
         options["priority"] = draw.choice(["interactive", "normal", "bulk"])
         options["seed"] = draw.randrange(1 << 30)
         while True:

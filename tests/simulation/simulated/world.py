@@ -84,6 +84,7 @@ class World:
                 random.Random(f"pc {number} of {seed}"),
                 models if number == 0 else draw.sample(models, draw.randint(1, len(models))),
                 self.note,
+                self.violated,
             )
             for number in range(draw.randint(1, 5))
         ]

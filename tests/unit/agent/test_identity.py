@@ -10,7 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from foxden_agent.identity import HomeInUse, agent_id, only_one
+from foxden_agent.identity import (
+    CardInUse,
+    HomeInUse,
+    agent_id,
+    only_one,
+    only_one_per_card,
+)
 
 FORM = re.compile(r"agent-[0-9a-f]{16}")
 
@@ -83,3 +89,21 @@ def test_agent_that_is_killed_leaves_no_lock(tmp_path: Path) -> None:
         process.wait()
     with only_one(tmp_path):
         pass
+
+
+def test_two_agents_on_one_card_the_second_is_told_what_to_do(tmp_path: Path) -> None:
+    with only_one_per_card("cuda:0", tmp_path):
+        with (
+            pytest.raises(CardInUse, match=r"looks after cuda:0 already.*--device"),
+            only_one_per_card("cuda:0", tmp_path),
+        ):
+            pass
+        with only_one_per_card("cuda:1", tmp_path):
+            pass
+    with only_one_per_card("cuda:0", tmp_path):
+        pass
+
+
+def test_processor_is_shared_by_agents(tmp_path: Path) -> None:
+    with only_one_per_card("cpu", tmp_path), only_one_per_card("cpu", tmp_path):
+        assert not list(tmp_path.iterdir())

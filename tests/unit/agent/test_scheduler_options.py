@@ -8,6 +8,7 @@ import pytest
 from foxden_agent.engine.samplers import (
     NoSuchCombination,
     effective_schedule,
+    offered,
     samplers,
     scheduler_options,
     schedules,
@@ -66,6 +67,14 @@ def test_pair_that_cannot_run_is_refused_with_what_can(sampler: str, schedule: s
         scheduler_options(sampler, schedule)
     assert caught.value.possible == schedules(sampler)
     assert "automatic" in str(caught.value)
+
+
+def test_what_needs_a_missing_library_is_not_offered() -> None:
+    assert offered(()) == {name: schedules(name) for name in samplers()}
+    without = offered({"scipy", "torchsde"})
+    assert set(samplers()) - set(without) == {"LMS", "DPM++ SDE"}
+    assert not any("beta" in names for names in without.values())
+    assert "karras" in without["DPM++ 2M"]
 
 
 def test_unknown_sampler_is_refused_with_all_names() -> None:

@@ -1,33 +1,59 @@
-"""How many images ride together, by what a card has."""
+"""How many images ride together, by what their placement leaves room for."""
 
 from __future__ import annotations
 
 import pytest
+from placement_models import MODELS, card
 
-from foxden_agent.together import after_out_of_memory, most_together
-from foxden_proto.batches import most_images
+from foxden_agent.placement import CardFacts, Placement, Remembered, Work, place
+from foxden_agent.placement.facts import GIB
+from foxden_agent.together import after_out_of_memory, images_together
+from foxden_proto.batches import REFERENCE_PIXELS, most_images
 
-GIB = 1024**3
+SIDES = {"SD 1.5": 512, "SDXL": 1024, "SD 3.5 medium": 1024, "FLUX": 1024}
+
+
+@pytest.mark.parametrize("name", SIDES)
+@pytest.mark.parametrize("gigabytes", [4, 8, 12, 24, 48])
+def test_as_many_as_lie_like_one_alone_and_no_more(name: str, gigabytes: int) -> None:
+    model, pixels, where = MODELS[name], SIDES[name] ** 2, card(gigabytes)
+    together = images_together(where, [(model, pixels, Remembered())], cores=8)
+    alone = place(model, where, Work(pixels))
+    assert isinstance(alone, Placement)
+    fits = place(model, where, Work(pixels, max(1, together * REFERENCE_PIXELS // pixels)))
+    assert isinstance(fits, Placement)
+    assert fits.name == alone.name
+    assert 1 <= together <= 64
+    if together < 64:
+        images = max(1, (together + 1) * REFERENCE_PIXELS // pixels)
+        more = place(model, where, Work(pixels, images))
+        assert not isinstance(more, Placement) or more.name != alone.name
 
 
 @pytest.mark.parametrize(
-    ("device", "free", "cores", "model", "together"),
+    ("device", "memory", "cores", "together"),
     [
-        ("cpu", 30 * GIB, 2, 0, 1),  # what was measured
-        ("cpu", 30 * GIB, 16, 0, 8),
-        ("cpu", 6 * GIB, 64, 2 * GIB, 4),  # the memory is the narrower one
-        ("cpu", 1 * GIB, 64, 4 * GIB, 1),
-        ("cpu", 30 * GIB, 1, 0, 1),
-        ("cuda:0", 7 * GIB, 8, 2 * GIB, 14),
-        ("cuda:0", 23 * GIB, 8, 7 * GIB, 58),
-        ("cuda:1", 139 * GIB, 8, 7 * GIB, 64),
-        ("cuda:0", 3 * GIB, 8, 7 * GIB, 1),
-        ("cuda:0", 0, 8, 0, 1),  # it does not tell
-        ("mps", 64 * GIB, 8, 0, 1),  # nothing is known of it
+        ("cpu", 32 * GIB, 2, 1),  # what was measured
+        ("cpu", 32 * GIB, 16, 8),
+        ("cuda:0", 8 * GIB, 8, 64),
+        ("cuda:0", 0, 8, 1),  # it does not tell
+        ("mps", 64 * GIB, 8, 1),  # nothing is known of it
     ],
 )
-def test_images_together(device: str, free: int, cores: int, model: int, together: int) -> None:
-    assert most_together(device, memory_free=free, cores=cores, largest_model=model) == together
+def test_without_a_model_the_device_alone_says(
+    device: str, memory: int, cores: int, together: int
+) -> None:
+    assert images_together(CardFacts(device, memory, "8.6"), [], cores=cores) == together
+
+
+def test_model_that_takes_most_has_the_say() -> None:
+    where = card(24)
+    each = {
+        name: images_together(where, [(MODELS[name], side**2, Remembered())], cores=8)
+        for name, side in SIDES.items()
+    }
+    everything = [(MODELS[name], side**2, Remembered()) for name, side in SIDES.items()]
+    assert images_together(where, everything, cores=8) == min(each.values())
 
 
 @pytest.mark.parametrize("images", [2, 3, 8, 16])

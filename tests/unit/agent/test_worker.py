@@ -1,144 +1,21 @@
-"""A card's worker with its real engine driver and its real link; the engine process itself and the
-broker's HTTP door are played here."""
+"""A card's worker: batches, failures, engines that are replaced, cards that are broken."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import fake_engine
 import pytest
 import pytest_asyncio
+from one_card import Card, kinds, request
 
 from foxden_agent import app
-from foxden_agent.card_engine import CardEngine
-from foxden_agent.worker import CardWorker
-from foxden_proto.link import AgentLink, BrokerLink, LeaseKey
-from foxden_proto.timers import Timers
+from foxden_proto.link import LeaseKey
 from foxden_proto.v1 import link_pb2 as pb
 from foxden_proto.v1 import pool_pb2
-from foxden_proto.v1.generation_pb2 import ImageRequest
-
-DREAM = "d" * 64
-TIMERS = Timers(engine_retry_first=0.2, engine_retry_most=20.0)
-
-
-class Pictures:
-    """The broker's HTTP door."""
-
-    async def put(self, *_: object, **__: object) -> Any:
-        return SimpleNamespace(sha256="a" * 64, size=3, receipt="signed")
-
-
-class Card:
-    """A worker that runs, and the broker's end of its link."""
-
-    def __init__(self, folder: Path, together: int) -> None:
-        now = time.monotonic()
-        self.folder = folder
-        self.frames: list[pb.AgentFrame] = []
-        self.ends: dict[LeaseKey, Any] = {}
-        self._news = asyncio.Event()
-        info = pool_pb2.CardInfo(card_id="card", device="cpu", most_together=together)
-        self._cards = [info]
-        hello = pb.Hello(protocol=1, agent_id="agent", agent_version="1", cards=self._cards)
-        self._agent, self._broker = AgentLink(TIMERS, hello, now), BrokerLink(TIMERS, now)
-        self._agent.opened(now)
-        self._broker.opened(now)
-        local: Any = SimpleNamespace(
-            model=pool_pb2.Model(name="dream", sha256=DREAM, family="sd15"),
-            path="/models/dream",
-            files=(),
-        )
-        pictures: Any = Pictures()
-        self.worker = CardWorker(
-            "card",
-            "cpu",
-            CardEngine("cpu", TIMERS),
-            {DREAM: local},
-            self._agent,
-            pictures,
-            self._flush,
-            together=together,
-            changed=self._say_changes,
-        )
-        self._flush()
-        self._broker.welcome("session", "account", [], [])
-        self._deliver()
-
-    def give(self, *prompts: str, job: str = "job", **fields: Any) -> list[LeaseKey]:
-        """One Assignment with an image for each prompt."""
-        keys = [LeaseKey(job, index, 1) for index in range(len(prompts))]
-        tasks = [
-            pb.AssignedTask(lease=key.message(), request=request(prompt, **fields))
-            for key, prompt in zip(keys, prompts, strict=True)
-        ]
-        self.assign(tasks)
-        return keys
-
-    def assign(self, tasks: list[pb.AssignedTask]) -> None:
-        self._broker.assign(pb.Assignment(card_id="card", tasks=tasks), time.monotonic())
-        self._deliver()
-
-    async def ended(self, *keys: LeaseKey) -> list[Any]:
-        """How these ended, once they all have."""
-        await self.until(lambda: set(keys) <= set(self.ends))
-        return [self.ends[key] for key in keys]
-
-    async def until(self, happened: Callable[[], bool]) -> None:
-        async with asyncio.timeout(20):
-            while not happened():
-                self._news.clear()
-                await self._news.wait()
-
-    def said(self, name: str) -> list[Any]:
-        return [getattr(f, name) for f in self.frames if f.WhichOneof("frame") == name]
-
-    @property
-    def drawn(self) -> list[list[str]]:
-        """The prompts of each batch that reached an engine."""
-        return [prompts for _, prompts in fake_engine.calls(self.folder)]
-
-    def _say_changes(self) -> None:
-        app._say_changes(self._agent, self._cards, {"card": self.worker})
-        self._flush()
-
-    @property
-    def modes(self) -> list[pool_pb2.Mode.ValueType]:
-        """What the card has said of itself, beside the heartbeats."""
-        return [said.mode.mode for said in self.said("mode_changed")]
-
-    def health(self, state: str) -> None:
-        (self.folder / "state").write_text(state)
-
-    def _flush(self) -> None:
-        for data in self._agent.outgoing():
-            self._broker.receive(data, time.monotonic())  # raises where it breaks a rule
-            frame = pb.AgentFrame.FromString(data)
-            self.frames.append(frame)
-            name = frame.WhichOneof("frame")
-            if name in ("finished", "failed", "released", "stopped"):
-                payload = getattr(frame, name)
-                assert LeaseKey.of(payload.lease) not in self.ends, "it ended twice"
-                self.ends[LeaseKey.of(payload.lease)] = payload
-        self._news.set()
-
-    def _deliver(self) -> None:
-        for data in self._broker.outgoing():
-            for event in self._agent.receive(data, time.monotonic()):
-                if isinstance(event, pb.Assignment):
-                    self.worker.assign(event)
-        self._flush()
-
-
-def request(prompt: str, **fields: Any) -> ImageRequest:
-    return ImageRequest(
-        **{"model_sha256": DREAM, "width": 64, "height": 64} | fields, prompt=prompt
-    )
 
 
 @pytest_asyncio.fixture
@@ -150,10 +27,6 @@ async def card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
     assert not running.done(), running.exception()
     running.cancel()
     await asyncio.wait([running])
-
-
-def kinds(ends: list[Any]) -> list[str]:
-    return [type(end).__name__ for end in ends]
 
 
 async def test_images_of_one_assignment_x_drawn_x_ride_in_one_batch(card: Card) -> None:

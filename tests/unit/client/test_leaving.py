@@ -18,10 +18,14 @@ from foxden_proto.v1 import generation_pb2 as pb
 DONE = pb.JOB_STATE_DONE
 
 
-def ctrl_c_when(hold) -> None:
+def ctrl_c_when(hold, *, release_after: float | None = None) -> None:
+    """Press it once the broker has the call; let that go on so many seconds after."""
+
     def press() -> None:
         hold.reached.wait(10)
         os.kill(os.getpid(), signal.SIGINT)
+        if release_after is not None:
+            threading.Timer(release_after, hold.release.set).start()
 
     threading.Thread(target=press).start()
 
@@ -40,8 +44,7 @@ def test_ctrl_c_while_waiting_cancels_the_job_and_is_raised_again(broker, client
 @pytest.mark.skipif(os.name != "posix", reason="sends itself SIGINT")
 def test_ctrl_c_while_submitting_cancels_a_job_that_was_made(broker, client, say):
     hold = broker.submit_hold = say.Hold()
-    ctrl_c_when(hold)
-    threading.Timer(0.5, hold.release.set).start()
+    ctrl_c_when(hold, release_after=0.5)
     with pytest.raises(KeyboardInterrupt):
         client.generate("a fox")
     assert broker.cancelled.is_set()

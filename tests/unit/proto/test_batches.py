@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foxden_proto import limits
-from foxden_proto.batches import batch_key, batches, most_images, rides_with
+from foxden_proto.batches import batch_key, batches, most_images, rides_with, steps_left
 from foxden_proto.v1.generation_pb2 import ImageRequest
 
 FIELDS = {
@@ -59,7 +59,7 @@ def test_key_names_every_field_of_a_request_that_is_not_an_image_s_own() -> None
     # A field added to ImageRequest must be sorted into one of the two.
     own = {"prompt", "negative_prompt", "seed", "model_sha256"}
     fields = {field.name for field in ImageRequest.DESCRIPTOR.fields}
-    assert set(batch_key(request())._fields) == fields - own
+    assert set(batch_key(request())._fields) == (fields - own) | {"resume"}
 
 
 def test_empty_schedule_is_the_automatic_one() -> None:
@@ -117,3 +117,19 @@ def test_longest_prompts_x_do_not_ride_in_a_frame_too_long_for_them() -> None:
     longest = "狐" * limits.PROMPT_CHARACTERS[1]
     long = [request(prompt=longest, negative_prompt=longest, width=64, height=64)] * 5
     assert [len(batch) for batch in batches(long, lambda item: item, 16)] == [3, 2]
+
+
+def test_images_at_different_steps_x_ride_apart_and_those_at_one_step_together() -> None:
+    items = [("a", 0), ("b", 7), ("c", 0), ("d", 7), ("e", 8)]
+    made = batches(items, lambda _: request(), 16, lambda item: item[1])
+    assert [[name for name, _ in batch] for batch in made] == [["a", "c"], ["b", "d"], ["e"]]
+
+
+@pytest.mark.parametrize(
+    ("sampler", "resume", "left"),
+    [("Euler", 0, 20), ("Euler", 7, 13), ("Heun", 7, 17), ("Euler", 99, 1), ("DPM2 a", 40, 1)],
+)
+def test_steps_left_x_are_what_the_sampler_has_not_called_the_model_for(
+    sampler: str, resume: int, left: int
+) -> None:
+    assert steps_left(request(sampler=sampler, steps=20), resume) == left

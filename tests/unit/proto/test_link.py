@@ -19,7 +19,13 @@ from foxden_proto.link import (
     Unacknowledged,
     rejection,
 )
-from foxden_proto.link_checks import LinkError, check_cards, check_hello, read_hello
+from foxden_proto.link_checks import (
+    LinkError,
+    check_cards,
+    check_hello,
+    check_payload,
+    read_hello,
+)
 from foxden_proto.states import LinkState
 from foxden_proto.timers import Timers
 from foxden_proto.v1 import link_pb2 as pb
@@ -28,6 +34,7 @@ from foxden_proto.v1 import pool_pb2
 A = LeaseKey("job", 0, 1)
 A2 = LeaseKey("job", 0, 2)  # a later lease of the same image
 B = LeaseKey("job", 1, 1)
+CHECKPOINT = {"sha256": "a" * 64, "size": 1000, "step": 7}
 Wire = Any  # conftest.Wire
 Assigning = Callable[..., pb.Assignment]
 
@@ -436,7 +443,7 @@ def test_outcome_that_followed_another_is_the_one_sent_again(up: Wire) -> None:
     up.give(A)
     up.agent.outcome(A, pb.TaskReleased(releasing=True))
     up.cut()
-    up.agent.outcome(A, pb.TaskReleased(checkpoint_sha256="0" * 64))
+    up.agent.outcome(A, pb.TaskReleased(checkpoint=CHECKPOINT, receipt="signed"))
     up.open()
     up.broker.welcome("session", "account", [A], [])
     _, (released,) = up.deliver()
@@ -658,6 +665,10 @@ AGENT_FRAMES = {
     "cards_changed": pb.CardsChanged(),
     "draining": pb.Draining(),
     "goodbye": pb.Goodbye(),
+    "checkpoint": pb.TaskCheckpoint(checkpoint=CHECKPOINT, receipt="signed"),
+    "model_loaded": pb.ModelLoaded(
+        card_id="card", model_sha256="b" * 64, seconds=3.5, tier=pool_pb2.TIER_DISK
+    ),
 }
 BROKER_FRAMES = {
     "welcome": pb.Welcome(),
@@ -668,6 +679,8 @@ BROKER_FRAMES = {
     "settled": pb.Settled(lease=A.message()),
     "drain": pb.Drain(),
     "goodbye": pb.Goodbye(),
+    "preempt": pb.Preempt(lease=A.message()),
+    "prefetch": pb.Prefetch(),
 }
 
 
@@ -725,3 +738,90 @@ def test_agent_in_each_state_on_each_frame(state: str, name: str, wire: Wire) ->
     else:
         quiet = name == "heartbeat_seen" or (name == "assignment" and state == "draining")
         assert wire.agent.receive(data, wire.now) == ([] if quiet else [BROKER_FRAMES[name]])
+
+
+# Checkpoints, and cards that are given back
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"sha256": ""},
+        {"sha256": "A" * 64},
+        {"sha256": "../" + "a" * 61},
+        {"size": 0},
+        {"size": -1},
+        {"size": limits.CHECKPOINT_BYTES + 1},
+        {"step": 0},
+        {"step": -(2**31)},
+        {"step": 2**31 - 1},
+        {"path": "/v1/somewhere"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("frame", ["checkpoint", "released"])
+def test_checkpoint_that_cannot_be_x_breaks_the_link(frame: str, wrong: dict) -> None:
+    made = pb.Checkpoint(**CHECKPOINT | wrong)
+    kind = {"checkpoint": pb.TaskCheckpoint, "released": pb.TaskReleased}[frame]
+    with pytest.raises(LinkError):
+        check_payload(kind(checkpoint=made, receipt="signed"))
+    check_payload(kind(checkpoint=pb.Checkpoint(**CHECKPOINT), receipt="signed"))
+
+
+@pytest.mark.parametrize("receipt", ["", "x" * 201])
+def test_checkpoint_without_a_receipt_x_breaks_the_link(receipt: str) -> None:
+    with pytest.raises(LinkError, match="receipt"):
+        check_payload(pb.TaskCheckpoint(checkpoint=pb.Checkpoint(**CHECKPOINT), receipt=receipt))
+
+
+def test_release_that_has_only_begun_x_comes_without_a_checkpoint() -> None:
+    check_payload(pb.TaskReleased(releasing=True))
+    check_payload(pb.TaskReleased())
+    with pytest.raises(LinkError, match="begun"):
+        check_payload(
+            pb.TaskReleased(
+                releasing=True, checkpoint=pb.Checkpoint(**CHECKPOINT), receipt="signed"
+            )
+        )
+
+
+def test_checkpoint_told_x_reaches_the_broker_until_an_outcome_is_known(up: Wire) -> None:
+    up.give(A)
+    up.agent.checkpoint(A, pb.Checkpoint(**CHECKPOINT), "signed")
+    _, (told,) = up.deliver()
+    assert (LeaseKey.of(told.lease), told.checkpoint.step, told.receipt) == (A, 7, "signed")
+    up.agent.outcome(A, pb.TaskReleased(releasing=True))
+    up.deliver()
+    up.agent.checkpoint(A, pb.Checkpoint(**CHECKPOINT), "signed")
+    up.agent.checkpoint(B, pb.Checkpoint(**CHECKPOINT), "signed")  # nothing that it holds
+    assert up.deliver() == ([], [])
+
+
+def test_release_with_its_checkpoint_x_lost_is_said_again_whole(up: Wire) -> None:
+    up.give(A)
+    up.agent.outcome(A, pb.TaskReleased(releasing=True, reason="a game"))
+    up.deliver()
+    up.cut()
+    last = pb.TaskReleased(checkpoint=pb.Checkpoint(**CHECKPOINT), receipt="signed")
+    up.agent.outcome(A, last)
+    up.open()
+    up.broker.welcome("session-2", "account-1", [A], [])
+    _, frames = up.deliver()
+    (again,) = [frame for frame in frames if isinstance(frame, pb.TaskReleased)]
+    assert again == last
+
+
+def test_preempt_x_reaches_the_agent_which_holds_on(up: Wire) -> None:
+    up.give(A)
+    up.broker.preempt(A, "more urgent work needs the card")
+    (told,), _ = up.deliver()
+    assert (LeaseKey.of(told.lease), told.reason) == (A, "more urgent work needs the card")
+    assert A in up.agent.held
+
+
+def test_refused_as_not_ready_x_says_so(up: Wire) -> None:
+    up.give(A)
+    up.agent.refuse([A], "not ready: gaming", not_ready=True)
+    _, (refused,) = up.deliver()
+    assert (refused.not_ready, refused.reason) == (True, "not ready: gaming")
+    assert A not in up.agent.held

@@ -38,6 +38,7 @@ def test_hint_arrives(up: Any) -> None:
         *({"seconds": seconds} for seconds in (-0.1, math.nan, math.inf, -math.inf, 1e9)),
         *({"tier": tier} for tier in (0, -1, 99)),
         *({"model_sha256": sha256} for sha256 in ("", "a" * 63, "A" * 64, "../" + "a" * 61)),
+        *({"card_id": card_id} for card_id in ("", "x" * 65)),
     ],
 )
 def test_load_that_cannot_be_is_refused(values: dict[str, Any]) -> None:

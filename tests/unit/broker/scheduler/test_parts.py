@@ -278,3 +278,14 @@ def test_a_deep_queue_asks_for_allotments_and_a_shallow_one_does_not(desk: Desk)
     assert desk.state.wants_allotments(0.0, 500.0)
     desk.state.use_allotments({"x": {"m": 5}}, 0.0)
     assert not desk.state.wants_allotments(100.0, 500.0), "what it said covers the queue"
+
+
+def test_forecast_outlives_models_that_came_to_a_card_after_it(desk: Desk) -> None:
+    desk.card("x", "m")
+    desk.job("c", model="m")
+    outlook = Outlook(desk.state)
+    assert outlook.place("c", desk.now).p50
+    for model in ("n", "o", "p"):
+        desk.state.card_loaded("x", [model], desk.now)
+    desk.job("d", model="p")
+    assert outlook.place("d", desk.now + 0.5).p50

@@ -1,0 +1,91 @@
+"""What checkpoints cost a picture: the same batch with and without, in one real engine process."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+import psutil
+from measuring import Row, median, quartiles
+
+from foxden_agent.engine_client import EngineProcess
+from foxden_agent.models import DEMO_MODEL
+from foxden_proto.timers import Timers
+from foxden_proto.v1.engine_pb2 import Batch, BatchItem, ModelSource
+from foxden_proto.v1.generation_pb2 import ImageRequest
+
+ROUNDS = 7
+STEPS = 12
+SIDE = 256  # pixels: steps as long as a real model's on a card
+# UniPC keeps the most of all samplers: two model outputs and a sample beside the latents.
+SAMPLER = "UniPC"
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    seconds: float  # of the processor, all of the engine's threads: others' load counts less
+    checkpoints: int
+    largest: int  # bytes
+
+
+def _batch(checkpoints: bool) -> Batch:
+    request = ImageRequest(
+        model="foxden-demo",
+        prompt="a red cube on a blue background",
+        steps=STEPS,
+        sampler=SAMPLER,
+        schedule="automatic",
+        guidance_scale=3.0,
+        width=SIDE,
+        height=SIDE,
+        seed=7,
+    )
+    return Batch(
+        model=ModelSource(name="foxden-demo", sha256="demo", path=str(DEMO_MODEL), family="sd1"),
+        items=[BatchItem(item_id="0", request=request)],
+        checkpoints=checkpoints,
+    )
+
+
+def _processor_seconds(pid: int) -> float:
+    times = psutil.Process(pid).cpu_times()
+    return times.user + times.system
+
+
+async def _draw(engine: EngineProcess, checkpoints: bool) -> _Drawn:
+    sizes = [0]
+    before = _processor_seconds(engine.pid)
+    async for event in engine.generate(_batch(checkpoints)):
+        if event.HasField("checkpoint"):
+            sizes.append(len(event.checkpoint.data))
+    return _Drawn(_processor_seconds(engine.pid) - before, len(sizes) - 1, max(sizes))
+
+
+async def _measure() -> list[tuple[_Drawn, _Drawn]]:
+    pairs = []
+    async with await EngineProcess.start("cpu", timers=Timers(), low_priority=True) as engine:
+        await _draw(engine, True)  # loads the model
+        for number in range(ROUNDS):  # by turns: A B, B A
+            first = await _draw(engine, number % 2 == 0)
+            second = await _draw(engine, number % 2 == 1)
+            pairs.append((first, second) if number % 2 == 0 else (second, first))
+    return pairs
+
+
+def run() -> list[Row]:
+    pairs = asyncio.run(_measure())
+    ratios = [100 * (with_.seconds / without.seconds - 1) for with_, without in pairs]
+    step = 1000 * median([without.seconds for _, without in pairs]) / STEPS
+    made = median([float(with_.checkpoints) for with_, _ in pairs])
+    return [
+        Row(
+            "checkpoint_cost",
+            median(ratios),
+            "%",
+            "<= 2",
+            f"{made:.0f} checkpoints in {STEPS} steps of {step:.0f} ms of processor "
+            f"({SIDE}x{SIDE}, {SAMPLER}), "
+            f"{pairs[0][0].largest / 1024:.0f} KiB each; {ROUNDS} pairs, half of "
+            f"{quartiles(ratios)}",
+        )
+    ]
