@@ -20,6 +20,9 @@ class AgentSettings:
     models: Path | None = None  # the model folder; None: `models/` in the home folder
     name: str = ""  # for people; empty: the machine's name
     vram_budget: int = 0  # bytes of each card that its owner lets the engine use; 0: all there are
+    replay: Path | None = None  # recorded readings in place of the card's own; for demonstrations
+    replay_speed: float = 60.0  # how many times as fast as they were recorded
+    record: Path | None = None  # a file that takes the readings, to be replayed
     supervised: bool = False  # stop when standard input closes
     timers: Timers = field(default_factory=Timers)
 

@@ -86,6 +86,11 @@ class CardWorker:
         """Why this card can draw nothing now; empty while it can."""
         return self._engine.broken
 
+    @property
+    def busy(self) -> bool:
+        """Whether its engine has something to do now: start, load or draw."""
+        return self._doing is not None
+
     # What the link says
 
     def assign(self, assignment: pb.Assignment) -> None:
