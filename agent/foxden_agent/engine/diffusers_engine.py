@@ -129,7 +129,8 @@ class DiffusersEngine:
             self._pipe.scheduler = self._build_scheduler(shared, [r.seed for r in requests])
             identities = [self._identity(batch.model, request) for request in requests]
             generators = [torch.Generator("cpu").manual_seed(r.seed) for r in requests]
-            drawn_with = f"{self._placement()}, batch of {len(requests)}, torch {torch.__version__}"
+            placed = placing.describe(self._placed, self._device, self._pipe.dtype)
+            drawn_with = f"{placed}, batch of {len(requests)}, torch {torch.__version__}"
 
             def write(index: int, snapshot: Snapshot) -> bytes:
                 return checkpoints.write(snapshot, identities[index], requests[index], drawn_with)
