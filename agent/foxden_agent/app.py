@@ -191,7 +191,9 @@ def _will(settings: AgentSettings) -> tuple[Callable[[], OwnersWill], Recording 
     files = OwnerFiles(settings.folder, run)
     if recording is None or not recording.policy or (settings.folder / POLICY).exists():
         return files.look, recording
-    recorded, _ = settings_json.read(recording.policy)
+    recorded, bad = settings_json.read(recording.policy)
+    if bad:
+        raise StartError(f"The policy in {settings.replay} cannot be followed: {bad[0]}.")
     return lambda: replace(files.look(), policy=recorded), recording
 
 

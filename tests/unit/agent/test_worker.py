@@ -12,7 +12,6 @@ import pytest
 import pytest_asyncio
 from one_card import Card, kinds, request
 
-from foxden_agent import app
 from foxden_proto.link import LeaseKey
 from foxden_proto.v1 import link_pb2 as pb
 from foxden_proto.v1 import pool_pb2
