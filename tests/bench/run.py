@@ -22,6 +22,7 @@ import demo
 import fanout
 import imports
 import overhead
+import owner
 import placing
 import policy
 import scheduling
@@ -41,6 +42,8 @@ BENCHMARKS = {
     "checkpoint": checkpointing.run,
     "submit": submitting.run,
     "schedule": scheduling.run,
+    "owner_memory": owner.run_memory,
+    "give_back": owner.run_give_back,
     "policy": policy.run,
     "watching_cpu": watching.run,
     "placement": placing.run,
