@@ -11,7 +11,8 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 
 import psutil
@@ -20,11 +21,18 @@ from foxden_agent import identity, idle_engine, models
 from foxden_agent.card_engine import CardEngine
 from foxden_agent.link_driver import LinkDriver
 from foxden_agent.models import LocalModel
+from foxden_agent.owner_first import Lent, OwnerFirst, available
 from foxden_agent.pictures import PictureSender
 from foxden_agent.placement import CardFacts, ModelFacts
 from foxden_agent.placement.placer import Placer, read_models
 from foxden_agent.placement.remembered import Measurements
+from foxden_agent.policy import settings_json
+from foxden_agent.policy.owner_files import POLICY, OwnerFiles, OwnersWill, begin_run
 from foxden_agent.settings import AgentSettings
+from foxden_agent.watching.choose import watching
+from foxden_agent.watching.devices import CudaDevice
+from foxden_agent.watching.recorder import Recorder
+from foxden_agent.watching.recording import BadRecording, Recording
 from foxden_agent.worker import CardWorker
 from foxden_proto import limits, logs
 from foxden_proto.link import AgentLink, Dropped, Event, LeaseKey, LeasesExpired
@@ -35,7 +43,6 @@ from foxden_proto.v1 import pool_pb2
 
 log = logging.getLogger(__name__)
 
-_REASON_CHARACTERS = 300
 _STOPPED = "its owner stopped it"
 
 
@@ -74,6 +81,7 @@ async def agent(settings: AgentSettings) -> AsyncIterator[Running]:
         # A hello is one frame: what is beyond it is not offered rather than breaking the link.
         found = (await scanning)[: limits.MODELS_PER_AGENT // len(engines)]
         model_facts = await asyncio.to_thread(read_models, found)
+        will, recording = await asyncio.to_thread(_will, settings)
         placers = _placers(agent_id, engines, model_facts, settings)
         cards = [
             _card(agent_id, engine, placer, found, settings)
@@ -97,15 +105,20 @@ async def agent(settings: AgentSettings) -> AsyncIterator[Running]:
             settings.broker,
             settings.token,
             on_event=lambda event: _handle(event, workers, online, link),
-            readings=lambda: _readings(cards, workers),
+            readings=lambda: (owner.told(), owner.modes()),
             tls=tls,
         )
         by_sha = {one.model.sha256: one for one in found}
 
-        def changed() -> None:
+        def offers_changed() -> None:
             _say_changes(link, cards, workers, found)
             driver.flush()
 
+        def changed() -> None:
+            owner.again()  # an engine that is broken is a mode of its card
+            offers_changed()
+
+        lent: dict[str, Lent] = {}
         for card, engine, placer in zip(cards, engines, placers, strict=True):
             workers[card.card_id] = CardWorker(
                 card.card_id,
@@ -119,8 +132,29 @@ async def agent(settings: AgentSettings) -> AsyncIterator[Running]:
                 placer=placer,
                 changed=changed,
             )
+            mine = lent[card.device] = Lent(card.card_id, workers[card.card_id], engine)
+            if card.device.startswith("cuda") and recording is None:
+                placer.memory_free = partial(_available, mine)
+                engine.models.free_memory = partial(_free, mine)
+            engine.models.owner_present = lambda: owner.user_here
+        record = [Recorder(settings.record)] if settings.record else []
+        owner = OwnerFirst(
+            lent, link, driver.flush, will, offers_changed=offers_changed, also=record
+        )
+        watcher = watching(
+            [
+                CudaDevice(device.device, device.name, device.memory_total)
+                for device in (engine.description.device for engine in engines)
+            ],
+            owner.deliver,
+            replay=recording,
+            speed=settings.replay_speed,
+            own_pids=lambda: frozenset(one.pid for one in engines if one.pid is not None),
+            listed_programs=lambda: owner.programs,
+        )
         loops: list[Loop] = [
-            ("link", driver.run()),
+            ("watching", watcher.run()),
+            ("link", _once_read(owner, driver)),
             ("link clock", driver.keep_time()),
             *((f"worker {card_id}", worker.run()) for card_id, worker in workers.items()),
             *(
@@ -138,6 +172,40 @@ async def agent(settings: AgentSettings) -> AsyncIterator[Running]:
                 link.goodbye(_STOPPED)
                 driver.flush()
                 await asyncio.sleep(0.05)
+
+
+async def _once_read(owner: OwnerFirst, driver: LinkDriver) -> None:
+    """Keep the link up, from the first readings on: nobody knows before whether the owner plays."""
+    await owner.first.wait()
+    await driver.run()
+
+
+def _available(mine: Lent) -> int | None:
+    return available(mine.readings, engine_runs=mine.engine.running)
+
+
+def _free(mine: Lent) -> int | None:
+    return mine.readings.memory_free if mine.readings is not None else None
+
+
+def _will(settings: AgentSettings) -> tuple[Callable[[], OwnersWill], Recording | None]:
+    """What the owner wants, asked again with each reading; and the recording to play, if any.
+
+    A recording brings the policy that it was made under: it holds unless this agent's owner has
+    set one. Raises StartError.
+    """
+    try:
+        run = begin_run(settings.folder)
+        recording = Recording(settings.replay) if settings.replay else None
+    except BadRecording as error:
+        raise StartError(str(error)) from None
+    files = OwnerFiles(settings.folder, run)
+    if recording is None or not recording.policy or (settings.folder / POLICY).exists():
+        return files.look, recording
+    recorded, bad = settings_json.read(recording.policy)
+    if bad:
+        raise StartError(f"The policy in {settings.replay} cannot be followed: {bad[0]}.")
+    return lambda: replace(files.look(), policy=recorded), recording
 
 
 async def _give_back_all(workers: dict[str, CardWorker], within: float) -> None:
@@ -223,43 +291,13 @@ def _card(
     )
 
 
-def _readings(
-    cards: list[pool_pb2.CardInfo], workers: dict[str, CardWorker]
-) -> tuple[list[pool_pb2.CardReadings], list[pb.CardMode]]:
-    readings = []
-    for card in cards:
-        cache = workers[card.card_id].cache
-        reading = pool_pb2.CardReadings(
-            card_id=card.card_id, loaded_models=cache.in_vram, models_in_ram=cache.in_ram
-        )
-        if card.device == "cpu":
-            reading.memory_used = psutil.virtual_memory().used
-        readings.append(reading)
-    return readings, [_mode(workers[card.card_id]) for card in cards]
-
-
-def _mode(worker: CardWorker) -> pb.CardMode:
-    if worker.broken:
-        return pb.CardMode(
-            card_id=worker.card_id,
-            mode=pool_pb2.MODE_BROKEN,
-            reasons=[worker.broken[:_REASON_CHARACTERS]],
-        )
-    return pb.CardMode(card_id=worker.card_id, mode=pool_pb2.MODE_READY)
-
-
 def _say_changes(
     link: AgentLink,
     cards: list[pool_pb2.CardInfo],
     workers: dict[str, CardWorker],
     found: list[LocalModel],
 ) -> None:
-    """Tell the broker at once what became of the cards, and let the next Hello say it too."""
-    modes = [_mode(worker) for worker in workers.values()]
-    del link.identity.modes[:]
-    link.identity.modes.extend(modes)
-    for mode in modes:
-        link.mode_changed(mode)
+    """Tell the broker at once what the cards can do now, and let the next Hello say it too."""
     before = [card.SerializeToString(deterministic=True) for card in cards]
     for card in cards:
         worker = workers[card.card_id]

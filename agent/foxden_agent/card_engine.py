@@ -33,6 +33,7 @@ class CardEngine:
         self.models = ModelLoader(device, timers)
         self.used_at = time.monotonic()  # when work came or ended last
         self._timers = timers
+        self._share = 1.0
         self._process: EngineProcess | None = None
         self._ending: EngineProcess | None = None  # nobody's any more, but perhaps still there
         self._forget()
@@ -50,7 +51,33 @@ class CardEngine:
         except EngineFailed:
             await self.kill()  # alive or not: one that cannot say what it is draws nothing
             raise
+        if self._share < 1.0:
+            await self._tell_share()
         return process
+
+    @property
+    def running(self) -> bool:
+        """Whether there is a process, and memory that it holds."""
+        return self._process is not None and self._process.alive
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process that is there, or is just starting."""
+        return self._process.pid if self._process is not None else None
+
+    async def set_share(self, share: float) -> None:
+        """Work so much of the time, 0 < share <= 1, now and in every engine to come."""
+        if share == self._share:
+            return
+        self._share = share
+        await self._tell_share()
+
+    async def _tell_share(self) -> None:
+        if self._process is not None and self._process.alive:
+            try:
+                await self._process.set_share(self._share)
+            except EngineFailed as error:  # dead or dying: the next one is told at its start
+                log.warning("the engine could not be told to rest: %s", error)
 
     async def stop(self, item_id: str) -> None:
         """Stop an image at its next step. An engine that cannot be told is dead or dying."""
@@ -64,11 +91,6 @@ class CardEngine:
         """A batch ended as it should."""
         self.used_at = time.monotonic()
         self._health.drew()
-
-    @property
-    def running(self) -> bool:
-        """Whether there is a process, and memory that it holds."""
-        return self._process is not None and self._process.alive
 
     def prefetch(self, local: LocalModel) -> None:
         """This model comes next: bring it into RAM beside what is drawn, if that does no harm."""

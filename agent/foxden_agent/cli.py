@@ -48,6 +48,11 @@ class AgentCommand:
             help="the most of each card's memory that is used (all but what the desktop needs)",
         )
         add("--name", default="", help="what people see (the machine's name)")
+        text = "decide by recorded readings instead of the card's own: see readings/"
+        add("--replay", type=Path, metavar="FILE", help=text)
+        text = "so many times as fast as they were recorded, 0.1 to 1000 (60)"
+        add("--replay-speed", type=_speed, default=60.0, metavar="TIMES", help=text)
+        add("--record", type=Path, metavar="FILE", help="write the readings to this file")
         add("--log-format", choices=logs.FORMATS, default="text", help="of the log lines (text)")
         text = "log into this file, rotated, instead of the error stream"
         add("--log-file", type=Path, metavar="FILE", help=text)
@@ -64,6 +69,16 @@ class AgentCommand:
 
 
 COMMAND = AgentCommand()
+
+
+def _speed(text: str) -> float:
+    try:
+        speed = float(text)
+    except ValueError:
+        speed = 0.0
+    if not 0.1 <= speed <= 1000:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a speed: use 0.1 to 1000")
+    return speed
 
 
 def _device(text: str) -> str:
@@ -104,6 +119,9 @@ async def _run(args: argparse.Namespace) -> int:
             device=args.device,
             models=args.models,
             name=args.name,
+            replay=args.replay,
+            replay_speed=args.replay_speed,
+            record=args.record,
             vram_budget=args.vram_budget,
             supervised=args.supervised,
             timers=Timers.from_environment(),

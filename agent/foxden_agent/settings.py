@@ -21,6 +21,9 @@ class AgentSettings:
     name: str = ""  # for people; empty: the machine's name
     vram_budget: int = 0  # bytes of each card that its owner lets the engine use; 0: all there are
     idle_unload: float = 600.0  # seconds without work until the engine ends; 0: never
+    replay: Path | None = None  # recorded readings in place of the card's own; for demonstrations
+    replay_speed: float = 60.0  # how many times as fast as they were recorded
+    record: Path | None = None  # a file that takes the readings, to be replayed
     supervised: bool = False  # stop when standard input closes
     timers: Timers = field(default_factory=Timers)
 

@@ -68,6 +68,7 @@ class CardWorker:
         self._drawing: Drawing | None = None
         self._batch: list[HeldImage] = []  # taken from the queue last; may have ended
         self._doing: asyncio.Task[None] | None = None
+        self._leaving: asyncio.Task[None] | None = None  # the engine's end after a give-back
         self._checkpoints = Checkpoints(link, pictures, flush, self._holds)
         self._lent = asyncio.Event()
         self._lent.set()
@@ -87,6 +88,11 @@ class CardWorker:
     def broken(self) -> str:
         """Why this card can draw nothing now; empty while it can."""
         return self._engine.broken
+
+    @property
+    def busy(self) -> bool:
+        """Whether its engine has something to do now: start, load or draw."""
+        return self._doing is not None
 
     # What the link says
 
@@ -195,6 +201,7 @@ class CardWorker:
         self._keep(asyncio.create_task(self._last_words(drawn, why), name="last checkpoints"))
         gone = asyncio.create_task(self._engine_gone(self._doing), name="engine given back")
         self._keep(gone)
+        self._leaving = gone
         return gone
 
     async def last_things(self, within: float) -> None:
@@ -222,7 +229,11 @@ class CardWorker:
         try:
             while True:
                 await self._lent.wait()
-                if self.broken:  # its owner came while that was looked into
+                if self._leaving is not None:
+                    # Lent again while its engine is still being ended: a new one would be killed.
+                    await asyncio.wait([self._leaving])
+                    self._leaving = None
+                elif self.broken:  # its owner came while that was looked into
                     await self._unless_given_back(self._engine.recover())
                 else:
                     self._batch = await self._waiting.get()

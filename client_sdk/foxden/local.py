@@ -43,6 +43,7 @@ class Settings:
     http_port: int = 0
     device: str | None = None  # None: the agent chooses
     models: Path | None = None
+    replay: Path | None = None  # recorded readings, in place of the card's own
 
 
 class LocalPool:
@@ -93,6 +94,8 @@ class LocalPool:
             arguments += ["--device", self._settings.device]
         if self._settings.models:
             arguments += ["--models", str(self._settings.models)]
+        if self._settings.replay:
+            arguments += ["--replay", str(self._settings.replay)]
         token = agent_token(self._settings.home, endpoint)
         self._agent = self._child("agent", "foxden_agent", *arguments, token=token)
 

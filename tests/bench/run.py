@@ -23,6 +23,7 @@ import fanout
 import imports
 import models
 import overhead
+import owner
 import placing
 import policy
 import scheduling
@@ -43,6 +44,8 @@ BENCHMARKS = {
     "submit": submitting.run,
     "schedule": scheduling.run,
     "engine_start": models.run_start,
+    "owner_memory": owner.run_memory,
+    "give_back": owner.run_give_back,
     "policy": policy.run,
     "watching_cpu": watching.run,
     "placement": placing.run,

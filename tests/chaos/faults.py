@@ -7,6 +7,7 @@ import time
 from typing import Protocol
 
 from postgres import Cluster
+from real_pool import wait_until
 
 from chaos.den import AGENTS, Den
 from chaos.recovery import seconds_without_core
@@ -75,7 +76,10 @@ class EngineKilled:
         self._den = den
 
     def strike(self) -> None:
-        self._den.pool.engine_of(AGENTS[0]).kill()
+        # The fault before this one may have left its agent without: an engine takes seconds.
+        pool = self._den.pool
+        wait_until(lambda: pool.engines_of(AGENTS[0]), 60, "the agent started no engine")
+        pool.engine_of(AGENTS[0]).kill()
 
     def heal(self) -> None:
         pass

@@ -9,12 +9,13 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from real_pool import Pool
 
 import foxden
 from chaos.load import Seen
+from foxden_broker.store import history
 from foxden_proto.states import JOB_ENDED, TASK_ENDED
 
 _MOST_SHOWN = 3
@@ -40,43 +41,78 @@ class Verdict:
         return f"{self.invariant}: {f'{len(self.broken)} times broken: {shown}' if shown else 'ok'}"
 
 
+@dataclass(frozen=True)
+class Books:
+    """Jobs, images and attempts as the database has them: those that ended a while ago were moved
+    to history, and count like the others."""
+
+    jobs: dict[str, str] = field(default_factory=dict)  # state by job_id
+    tasks: dict[tuple[str, int], str] = field(default_factory=dict)  # state
+    attempts: dict[tuple[str, int, int], tuple[str, int, int]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, pool: Pool) -> Books:
+        books = cls()
+        # The hot tables first: what moves meanwhile is then seen twice, and not left out.
+        books.jobs.update(pool.rows("SELECT job_id, state FROM job"))
+        for job, idx, state in pool.rows("SELECT job_id, idx, state FROM task"):
+            books.tasks[job, idx] = state
+        columns = "job_id, idx, lease_no, outcome, started_ms, ended_ms"
+        for job, idx, lease_no, *rest in pool.rows(f"SELECT {columns} FROM attempt"):
+            books.attempts[job, idx, lease_no] = tuple(rest)
+        for job, state, details in pool.rows("SELECT job_id, state, details FROM job_history"):
+            books.jobs[job] = state
+            tasks, attempts = history.unpack(job, details)
+            for task in tasks:
+                books.tasks[job, task.index] = task.state.value
+                for one in attempts[task.index]:
+                    told = (one.outcome, one.started_ms, one.ended_ms)
+                    books.attempts[job, task.index, one.lease_no] = told
+        return books
+
+
 def check(pool: Pool, seen: Seen) -> list[Verdict]:
     """Judge a pool whose load has been drained and whose broker runs."""
+    books = Books.read(pool)
     return [
-        no_acknowledged_job_lost(pool, seen),
-        every_job_ends(pool),
-        one_result_per_image(pool, seen),
-        one_live_lease_per_task(pool),
+        no_acknowledged_job_lost(books, seen),
+        every_job_ends(books),
+        one_result_per_image(pool, books, seen),
+        one_live_lease_per_task(books),
         every_picture_fits(pool, seen),
         clients_saw_no_error(seen),
     ]
 
 
-def no_acknowledged_job_lost(pool: Pool, seen: Seen) -> Verdict:
-    stored = dict(pool.rows("SELECT job_id, count(*) FROM task GROUP BY job_id"))
+def no_acknowledged_job_lost(books: Books, seen: Seen) -> Verdict:
+    stored = Counter(job_id for job_id, _ in books.tasks)
     lost = [
-        f"job {job_id} has {stored.get(job_id, 0)} of {told.count} images"
+        f"job {job_id} has {stored[job_id]} of {told.count} images"
         for job_id, told in seen.acknowledged.items()
-        if stored.get(job_id) != told.count
+        if stored[job_id] != told.count
     ]
     return Verdict("no acknowledged job lost", len(seen.acknowledged), tuple(lost))
 
 
-def every_job_ends(pool: Pool) -> Verdict:
+def every_job_ends(books: Books) -> Verdict:
     ended = {state.value for state in JOB_ENDED}
-    jobs = pool.rows("SELECT job_id, state FROM job")
-    broken = [f"job {job_id} is {state}" for job_id, state in jobs if state not in ended]
+    broken = [f"job {job} is {state}" for job, state in books.jobs.items() if state not in ended]
     over = {state.value for state in TASK_ENDED}
-    tasks = pool.rows("SELECT job_id, idx, state FROM task")
-    broken += [f"image {job}/{idx} is {state}" for job, idx, state in tasks if state not in over]
-    return Verdict("every job ends", len(jobs), tuple(broken))
+    broken += [
+        f"image {job}/{idx} is {state}"
+        for (job, idx), state in books.tasks.items()
+        if state not in over
+    ]
+    return Verdict("every job ends", len(books.jobs), tuple(broken))
 
 
-def one_result_per_image(pool: Pool, seen: Seen) -> Verdict:
+def one_result_per_image(pool: Pool, books: Books, seen: Seen) -> Verdict:
     """A picture for each image that is done and for no other, accepted from one attempt; and the
     bytes that clients got are that picture's."""
-    done = set(pool.rows("SELECT job_id, idx FROM task WHERE state = 'done'"))
-    finishes = Counter(pool.rows("SELECT job_id, idx FROM attempt WHERE outcome = 'finish'"))
+    done = {key for key, state in books.tasks.items() if state == "done"}
+    finishes = Counter(
+        (job, idx) for (job, idx, _), (how, *_) in books.attempts.items() if how == "finish"
+    )
     stored = {
         (job, idx): sha for job, idx, sha in pool.rows("SELECT job_id, idx, sha256 FROM picture")
     }
@@ -90,23 +126,18 @@ def one_result_per_image(pool: Pool, seen: Seen) -> Verdict:
     return Verdict("one accepted result per image", len(done), tuple(broken))
 
 
-def one_live_lease_per_task(pool: Pool) -> Verdict:
+def one_live_lease_per_task(books: Books) -> Verdict:
     """Each attempt of an image ended before the next began, and none is left open."""
-    query = (
-        "SELECT job_id, idx, lease_no, started_ms, ended_ms FROM attempt "
-        "ORDER BY job_id, idx, lease_no"
-    )
     broken = []
     before: tuple[object, int] = ((), 0)
-    attempts = pool.rows(query)
-    for job_id, idx, lease_no, started_ms, ended_ms in attempts:
+    for (job_id, idx, lease_no), (_, started_ms, ended_ms) in sorted(books.attempts.items()):
         key = (job_id, idx)
         if not ended_ms:
             broken.append(f"lease {lease_no} of {key} is still open")
         if before[0] == key and started_ms < before[1]:
             broken.append(f"lease {lease_no} of {key} began before the one before it ended")
         before = (key, ended_ms)
-    return Verdict("at most one live lease per task", len(attempts), tuple(broken))
+    return Verdict("at most one live lease per task", len(books.attempts), tuple(broken))
 
 
 def every_picture_fits(pool: Pool, seen: Seen) -> Verdict:

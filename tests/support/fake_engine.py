@@ -79,6 +79,11 @@ def checkpoint(prompt: str, step: int) -> bytes:
     return f"step {step} of {prompt}".encode()
 
 
+def shares(folder: Path) -> list[float]:
+    """The shares of the time that engines of this folder were told to work, in turn."""
+    return [float(line) for line in (folder / "shares").read_text().splitlines()]
+
+
 def placements(folder: Path) -> list[list[str]]:
     """Data type and offload of each batch that an engine of this folder was given."""
     return [json.loads(line) for line in (folder / "placements").read_text().splitlines()]
@@ -114,6 +119,13 @@ class FakeEngine(EngineServicer):
     def Stop(self, request: pb.StopRequest, context: grpc.ServicerContext) -> pb.StopResponse:
         self._stopped.update(request.item_ids)
         return pb.StopResponse()
+
+    def SetShare(
+        self, request: pb.SetShareRequest, context: grpc.ServicerContext
+    ) -> pb.SetShareResponse:
+        with (self._folder / "shares").open("a") as file:
+            file.write(f"{request.share}\n")
+        return pb.SetShareResponse()
 
     def Generate(
         self, request: pb.Batch, context: grpc.ServicerContext

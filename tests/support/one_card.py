@@ -15,7 +15,10 @@ import fake_engine
 
 from foxden_agent import app
 from foxden_agent.card_engine import CardEngine
+from foxden_agent.owner_first import Lent, OwnerFirst
 from foxden_agent.pictures import PictureRefused
+from foxden_agent.policy.owner_files import OwnersWill
+from foxden_agent.readings import CardReadings, MachineReadings, Readings
 from foxden_agent.worker import CardWorker
 from foxden_proto.link import AgentLink, BrokerLink, LeaseKey
 from foxden_proto.timers import Timers
@@ -69,6 +72,7 @@ class Card:
         self.frames: list[pb.AgentFrame] = []
         self.ends: dict[LeaseKey, Any] = {}
         self._news = asyncio.Event()
+        self.at = 100.0  # of the readings' clock
         info = pool_pb2.CardInfo(card_id="card", device="cpu", most_together=together)
         self._cards = [info]
         hello = pb.Hello(protocol=1, agent_id="agent", agent_version="1", cards=self._cards)
@@ -82,10 +86,11 @@ class Card:
         )
         self.door = Door()
         pictures: Any = self.door
+        engine = CardEngine("cpu", timers)
         self.worker = CardWorker(
             "card",
             "cpu",
-            CardEngine("cpu", timers),
+            engine,
             {DREAM: local},
             self._agent,
             pictures,
@@ -93,6 +98,9 @@ class Card:
             together=together,
             changed=self._say_changes,
         )
+        lent = {"cpu": Lent("card", self.worker, engine)}
+        self.owner = OwnerFirst(lent, self._agent, self._flush, OwnersWill)
+        self.read()
         self._flush()
         self._broker.welcome("session", "account", [], [])
         self._deliver()
@@ -155,7 +163,15 @@ class Card:
         """The prompts of each batch that reached an engine."""
         return [prompts for _, prompts in fake_engine.calls(self.folder)]
 
+    def read(self, **machine: Any) -> None:
+        """A second passes on a PC that its owner has left, but for what is said of it."""
+        self.at += 1.0
+        seen = {"full_screen": "", "idle_seconds": 3600.0} | machine
+        moment = MachineReadings(self.at, 1.8e9 + self.at, **seen)
+        self.owner.deliver(Readings(moment, (CardReadings("cpu", self.at),)))
+
     def _say_changes(self) -> None:
+        self.owner.again()
         app._say_changes(self._agent, self._cards, {"card": self.worker}, [])
         self._flush()
 

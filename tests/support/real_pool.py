@@ -159,9 +159,18 @@ class Pool:
         self._clients.append(client)
         return client
 
+    def engines_of(self, name: str = "one") -> list[psutil.Process]:
+        """The engine children of an agent: none while it starts one."""
+        found = []
+        for child in self.agents[name].descendants():
+            with suppress(psutil.NoSuchProcess):
+                if "foxden_agent.engine" in child.cmdline():
+                    found.append(child)
+        return found
+
     def engine_of(self, name: str = "one") -> psutil.Process:
         """The engine child of an agent."""
-        found = [p for p in self.agents[name].descendants() if "foxden_agent.engine" in p.cmdline()]
+        found = self.engines_of(name)
         assert len(found) == 1, found
         return found[0]
 

@@ -17,8 +17,7 @@ import foxden
 from foxden import events
 from foxden_proto.address import parse
 
-_WAITS = "the engine makes no checkpoints yet: take this mark away when it does"
-pytestmark = [pytest.mark.system, pytest.mark.engine, pytest.mark.skip(reason=_WAITS)]
+pytestmark = [pytest.mark.system, pytest.mark.engine]
 
 PROMPT = "a red cube on a blue background"
 LONG = {"steps": 150, "width": 128, "height": 128, "seed": 7}

@@ -41,7 +41,7 @@ def evening() -> str:
     """The whole file."""
     random.seed(20261120)
     encoder = Encoder()
-    lines = [header(BEGUN)]
+    lines = [header(BEGUN, {"quiet_hours": ["daily 22:00-08:00"]})]
     temperature = 41.0
     for t in range(0, LENGTH + 1, STEP):
         temperature += (heads_for(t) - temperature) * pace(t)

@@ -63,14 +63,14 @@ class Placer:
         self._models = models
         self._measurements = measurements
         self._file = file
-        self._memory_free = memory_free
+        self.memory_free = memory_free
 
     def choose(self, model_sha256: str, work: Work) -> Placement | Refusal | None:
         """How to draw this now; None leaves it to the engine."""
         model = self._models.get(model_sha256)
         if model is None:
             return None
-        card = replace(self.card, memory_free=self._memory_free())
+        card = replace(self.card, memory_free=self.memory_free())
         return place(model, card, work, self._remembered(model_sha256))
 
     def took(
@@ -90,7 +90,7 @@ class Placer:
         model = self._models.get(model_sha256)
         if model is None:
             return False
-        card = replace(self.card, memory_free=self._memory_free())
+        card = replace(self.card, memory_free=self.memory_free())
         had = estimates.usable(card)
         if placement.cpu:
             had = estimates.usable_ram(card)

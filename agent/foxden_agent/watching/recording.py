@@ -42,10 +42,12 @@ class Moment:
     readings: Readings
 
 
-def header(begun: datetime) -> str:
-    """The first line. `begun` is local time."""
+def header(begun: datetime, policy: Mapping[str, Any] | None = None) -> str:
+    """The first line. `begun` is local time; `policy` what the owner had set then, as in
+    policy.json, so that a replay decides as it was decided."""
     text = begun.replace(tzinfo=None).isoformat(timespec="milliseconds")
-    return json.dumps({"foxden_readings": VERSION, "begun": text})
+    line: dict[str, Any] = {"foxden_readings": VERSION, "begun": text}
+    return json.dumps(line | ({"policy": dict(policy)} if policy else {}))
 
 
 class Encoder:
@@ -85,7 +87,7 @@ class Recording:
         self.length = 0.0  # seconds
         try:
             with path.open("rb") as file:
-                self.begun = _header(file.readline(_LONGEST_LINE))
+                self.begun, self.policy = _header(file.readline(_LONGEST_LINE))
             for moment in self.moments():
                 self.devices = tuple(card.device for card in moment.readings.cards)
                 self.length = moment.t
@@ -131,7 +133,7 @@ class Recording:
                     raise BadRecording(f"line {number}: {error}") from None
 
 
-def _header(raw: bytes) -> datetime:
+def _header(raw: bytes) -> tuple[datetime, dict[str, Any]]:
     if not raw:
         raise BadRecording("it is empty")
     try:
@@ -142,7 +144,10 @@ def _header(raw: bytes) -> datetime:
             raise BadRecording(
                 f"its version is {line['foxden_readings']!r}, and this program plays {VERSION}"
             )
-        return datetime.fromisoformat(line["begun"]).replace(tzinfo=None)
+        policy = line.get("policy", {})
+        if not isinstance(policy, dict):
+            raise BadRecording("its policy is no JSON object")
+        return datetime.fromisoformat(line["begun"]).replace(tzinfo=None), policy
     except (KeyError, TypeError, ValueError):
         raise BadRecording("its first line does not say when it was begun") from None
 

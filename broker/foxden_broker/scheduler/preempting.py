@@ -39,7 +39,7 @@ def preempts(placed: Placing) -> tuple[Preempt, ...]:
     victims = list(_victims(placed)) if len(urgent) > under_way else []
     found: list[Preempt] = []
     for job, index in urgent[under_way:]:
-        latest = float(placed._cost(job.facts.kind, urgent=True).min())
+        latest = float(placed._cost(job.facts.kind, urgent=True).min(initial=math.inf))
         latest -= state.settings.preempt_gain
         latest = min(latest, sys.float_info.max)  # none takes it as things are: any is better
         best = min(

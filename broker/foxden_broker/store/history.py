@@ -70,7 +70,7 @@ def read(conn: Connection, account_id: str, job_id: str, *, attempts: bool = Fal
     row = conn.execute(_ONE, {"account": account_id, "job": job_id}).first()
     if row is None:
         return None
-    tasks, tried = _unpack(job_id, row.details)
+    tasks, tried = unpack(job_id, row.details)
     pictures = {
         index: Picture(sha256, size, bytes(meta))
         for index, sha256, size, meta in conn.execute(
@@ -134,7 +134,8 @@ def _inflate(details: bytes) -> bytes:
     return zlib.decompressobj().decompress(bytes(details), MOST_DETAILS_BYTES)
 
 
-def _unpack(job_id: str, details: bytes) -> tuple[list[Task], defaultdict[int, list[Attempt]]]:
+def unpack(job_id: str, details: bytes) -> tuple[list[Task], defaultdict[int, list[Attempt]]]:
+    """The tasks, and the attempts by index of their task, that a row's `details` hold."""
     kept = json.loads(_inflate(details))
     tasks = []
     for values in kept["tasks"]:

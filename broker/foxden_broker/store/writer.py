@@ -95,7 +95,7 @@ class Writer:
     def _hot(
         self, conn: Connection, hot: Hot[Any], pending: Pending, changed: dict[Key, Entry]
     ) -> bool:
-        way = _AtOnce(conn, self._memory, changed)
+        way = AtOnce(conn, self._memory, changed)
         try:
             pending.result = hot(way)
         except Missed:
@@ -115,7 +115,7 @@ class Writer:
                 conn.invalidate()
 
 
-class _AtOnce(Way):
+class AtOnce(Way):
     """Each write is made at once, and Missed raised at once."""
 
     dialect = "sqlite"

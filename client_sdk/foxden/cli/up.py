@@ -21,6 +21,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--http-port", type=port, default=DEFAULT_HTTP_PORT, metavar="PORT", help="0: any free one"
     )
     add_card_options(parser)
+    text = "play recorded readings of a card, sixty times as fast: see what its owner would see"
+    parser.add_argument("--replay", type=Path, metavar="FILE", help=text)
 
 
 def add_card_options(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +39,9 @@ def port(text: str) -> int:
 
 def run(args: argparse.Namespace) -> int:
     home = homes.home(args.home)
-    settings = Settings(home, args.grpc_port, args.http_port, args.device, args.models)
+    settings = Settings(
+        home, args.grpc_port, args.http_port, args.device, args.models, replay=args.replay
+    )
 
     def remember(endpoint: Endpoint) -> None:
         config.write(home, endpoint.url, endpoint.token)

@@ -24,7 +24,9 @@ from sqlalchemy.pool import StaticPool
 from foxden_broker.blobs import BlobMismatch, BlobMissing, BlobTooBig
 from foxden_broker.store.base import Change, StorageFull, StoreError
 from foxden_broker.store.database import translate
+from foxden_broker.store.hot import Entry, Hot, Key, Memory, Missed
 from foxden_broker.store.migrate import migrate
+from foxden_broker.store.writer import AtOnce
 from foxden_proto.limits import CHUNK_BYTES
 from simulated.clock import Process
 
@@ -101,9 +103,23 @@ class Disk:
         self._violated, self.note = violated, note
 
     def transact(self, work: Callable[[Connection], T]) -> T:
+        return self.write(work, None, Memory())[0]
+
+    def write(
+        self, work: Callable[[Connection], T], hot: Hot[T] | None, memory: Memory
+    ) -> tuple[T, dict[Key, Entry]]:
+        """The result, and what is to be remembered once its caller hears of it. As the real writer
+        has it, the short way is tried first, and leaves nothing where it misses."""
         try:
             with self._conn.begin():
-                return work(self._conn)
+                way = AtOnce(self._conn, memory, {})
+                if hot is not None:
+                    self._conn.exec_driver_sql("SAVEPOINT one")
+                    try:
+                        return hot(way), way.changed
+                    except Missed:
+                        self._conn.exec_driver_sql("ROLLBACK TO one")
+                return work(self._conn), {}
         except Exception as error:
             if "INVARIANT" in str(error) or isinstance(error, AssertionError):
                 self._violated(str(error).splitlines()[0])
@@ -119,10 +135,16 @@ class SimulatedDatabase:
     def __init__(self, disk: Disk, process: Process) -> None:
         self._disk, self._process = disk, process
         self._last = {"write": 0.0, "read": 0.0}
+        self.memory = Memory()  # this broker's: it dies with it
 
-    async def write(self, work: Callable[[Connection], T], landed: object = None) -> T:
+    async def write(
+        self,
+        work: Callable[[Connection], T],
+        landed: object = None,
+        hot: Hot[T] | None = None,
+    ) -> T:
         """`landed` is never asked: a database whose answer got lost may stay away for long."""
-        return await self._do("write", work)
+        return await self._do("write", work, hot)
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         return await self._do("read", work)
@@ -132,7 +154,9 @@ class SimulatedDatabase:
 
     async def close(self) -> None: ...
 
-    def _do(self, kind: str, work: Callable[[Connection], T]) -> asyncio.Future[T]:
+    def _do(
+        self, kind: str, work: Callable[[Connection], T], hot: Hot[T] | None = None
+    ) -> asyncio.Future[T]:
         """By timers and no task: a caller who is cancelled does not stop what it asked for."""
         loop = asyncio.get_running_loop()
         answered: asyncio.Future[T] = loop.create_future()
@@ -154,13 +178,16 @@ class SimulatedDatabase:
             result, error = None, self._refusal(kind)
             if error is None:
                 try:
-                    result = disk.transact(work)
+                    result, changed = disk.write(work, hot, self.memory)
                     disk.writes += kind == "write"
                 except Exception as raised:
                     error = raised
                 else:
                     if kind == "write" and disk.draw.random() < disk.faults.ambiguous:
                         error = StoreError("The connection to the database broke. Try again.")
+                        self.memory.forget(changed)
+                    else:
+                        self.memory.keep(changed)
             if kind == "write":
                 name = work.__qualname__.split(".")[1]
                 disk.note(f"store {name}: {_brief(result)} {error or ''}")

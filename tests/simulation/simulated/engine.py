@@ -63,6 +63,8 @@ def checkpoint(request: ImageRequest, step: int) -> bytes:
 class SimulatedEngine:
     """In the place of `foxden_agent.engine_client.EngineProcess`, which see."""
 
+    pid = 1
+
     def __init__(self, machine: Any, device: str, timers: Any) -> None:
         self.machine, self.device, self._timers = machine, device, timers
         self.alive = True

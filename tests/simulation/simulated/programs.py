@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 from unittest import mock
@@ -14,10 +15,14 @@ import httpx
 
 import foxden_agent.app
 import foxden_agent.card_engine
+import foxden_agent.identity
 import foxden_agent.link_driver
 from foxden_agent.link_driver import LinkDriver, LinkRefused
 from foxden_agent.models import LocalModel
+from foxden_agent.readings import CardReadings, MachineReadings, Readings
 from foxden_agent.settings import AgentSettings
+from foxden_agent.watching.devices import CudaDevice
+from foxden_agent.watching.watcher import Deliver
 from foxden_agent.worker import CardWorker
 from foxden_broker import dispatcher, http_api, keeper
 from foxden_broker.account import Account
@@ -31,7 +36,6 @@ from foxden_broker.uploads import Signer
 from foxden_proto.address import Address
 from foxden_proto.programs import watched
 from foxden_proto.timers import Timers
-from foxden_proto.v1 import link_pb2 as pb
 from foxden_proto.v1 import pool_pb2
 from simulated.clock import CURRENT, Process
 from simulated.disk import Disk, SimulatedBlobs, SimulatedDatabase
@@ -124,7 +128,7 @@ class Machine:
         self.engines: dict[str, SimulatedEngine] = {}
         self.driver: LinkDriver | None = None
         self.workers: list[CardWorker] = []
-        self.mode: pool_pb2.Mode.ValueType = pool_pb2.MODE_READY
+        self.game = ""  # that the owner plays
         self.process: Process | None = None
 
     @property
@@ -173,29 +177,17 @@ class Machine:
         self.home += 1
 
     def take_back(self, *, checkpoint: bool) -> None:
-        """The owner wants the cards: what they draw is given back; without `checkpoint`, as by an
-        engine that makes none."""
-        if self.driver is not None and self.process is not None:
-            self.mode = pool_pb2.MODE_GAMING
-            self.process.start(self._take_back(checkpoint), "owner")
-
-    async def _take_back(self, checkpoint: bool) -> None:
-        assert self.driver is not None
-        for worker in self.workers:
-            mode = pb.CardMode(card_id=worker.card_id, mode=self.mode)
-            self.driver.link.mode_changed(mode)
-            for image in worker._batch if not checkpoint else ():
-                image.checkpoints.clear()
-            worker.give_back(["a game"])
+        """The owner begins to play: what the cards draw is given back; without `checkpoint`, as by
+        an engine that makes none."""
+        self.game = "a game"
+        if not checkpoint:
+            for worker in self.workers:
+                for image in worker._batch:
+                    image.checkpoints.clear()
 
     def give_cards(self) -> None:
         """The owner is done."""
-        self.mode = pool_pb2.MODE_READY
-        if self.driver is not None and self.up:
-            for worker in self.workers:
-                worker.allow()
-                self.driver.link.mode_changed(pb.CardMode(card_id=worker.card_id, mode=self.mode))
-            self.driver.flush()
+        self.game = ""
 
 
 def _machine() -> Machine:
@@ -205,18 +197,29 @@ def _machine() -> Machine:
     return machine
 
 
+class _Watching:
+    """Reads the machine's owner once a second, and of the cards nothing but that they are there."""
+
+    def __init__(self, devices: Sequence[CudaDevice], deliver: Deliver, **_: Any) -> None:
+        self._devices, self._deliver, self._machine = devices, deliver, _machine()
+        self.latest: Readings | None = None
+
+    async def run(self) -> None:
+        while True:
+            at = time.monotonic()
+            seen = MachineReadings(at, time.time(), full_screen=self._machine.game)
+            cards = tuple(CardReadings(one.device, at) for one in self._devices)
+            self.latest = Readings(seen, cards)
+            self._deliver(self.latest)
+            await asyncio.sleep(1.0)
+
+
 class _Driver(LinkDriver):
-    """Known to its machine; its heartbeats tell the machine's mode."""
+    """Known to its machine."""
 
-    def __init__(self, *args: Any, readings: Any, **named: Any) -> None:
-        machine = _machine()
-
-        def told() -> Any:
-            cards, modes = readings()
-            return cards, [pb.CardMode(card_id=m.card_id, mode=machine.mode) for m in modes]
-
-        super().__init__(*args, readings=told, **named)
-        machine.driver = self
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        _machine().driver = self
 
 
 class _Worker(CardWorker):
@@ -249,7 +252,11 @@ def installed() -> Iterator[None]:
         mock.patch.object(foxden_agent.link_driver, "connect", connect),
         mock.patch.object(foxden_agent.card_engine, "EngineProcess", SimulatedEngine),
         mock.patch.object(foxden_agent.app, "_scan", scan),
+        mock.patch.object(foxden_agent.app, "read_models", return_value={}),  # they have no files
+        # All machines are one here, and its lock on a card is a real file.
+        mock.patch.object(foxden_agent.identity, "only_one_per_card", return_value=nullcontext()),
         mock.patch.object(foxden_agent.app, "LinkDriver", _Driver),
+        mock.patch.object(foxden_agent.app, "watching", _Watching),
         mock.patch.object(foxden_agent.app, "CardWorker", _Worker),
         mock.patch.object(httpx, "AsyncClient", client),
     ):

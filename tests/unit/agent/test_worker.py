@@ -12,7 +12,6 @@ import pytest
 import pytest_asyncio
 from one_card import Card, kinds, request
 
-from foxden_agent import app
 from foxden_proto.link import LeaseKey
 from foxden_proto.v1 import link_pb2 as pb
 from foxden_proto.v1 import pool_pb2
@@ -174,12 +173,12 @@ async def test_card_that_draws_nothing_any_more_x_is_broken_gives_back_and_mends
     assert kinds(ends[6:]) == ["TaskReleased"] * 3
     assert "test picture" in card.worker.broken
     assert card.modes[0] == pool_pb2.MODE_BROKEN
-    assert card.said("mode_changed")[0].mode.reasons == [card.worker.broken]
+    assert card.said("mode_changed")[0].mode.reasons == [f"broken: {card.worker.broken}"]
     first_word = next(
         f for f in card.frames if f.WhichOneof("frame") in ("mode_changed", "released")
     )
     assert first_word.WhichOneof("frame") == "mode_changed", "it would be given them again"
-    _, (in_heartbeat,) = app._readings(card._cards, {"card": card.worker})
+    (in_heartbeat,) = card.owner.modes()
     assert in_heartbeat.mode == pool_pb2.MODE_BROKEN
     before = len(card.drawn)
     (late,) = await card.ended(*card.give("a cat", job="late"))
