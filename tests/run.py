@@ -40,7 +40,7 @@ SUITES = (
     Suite("unit", QUICK, BY_FILE),
     Suite("conformance", ("conformance",), BY_FILE),
     Suite("engine", ("engine",)),
-    # One after the other: with two at a time on two cores, protocol timers that run ten times faster
+    # One after the other: with two at a time on two cores, timers that run ten times faster
     # were seen to expire (agents lost, acknowledgements late).
     Suite("system", ("system",), ("-m", "not alone")),
     # These compare times: another test beside them would be what they measure.
