@@ -165,3 +165,33 @@ def test_prefetch_of_what_only_its_library_can_read_warms_the_files_alone(
     save_file(weights, file)
     assert warm.prefetch(a) is None
     assert warm.tiers() == {}
+
+
+def test_other_precision_lays_the_model_out_anew_and_leaves_the_others(
+    warm: WarmModels, models: list[ModelSource]
+) -> None:
+    a, b = models
+    warm.bring(a, Placement(dtype="float32"))
+    warm.bring(b, Placement(dtype="float32"))
+    same = warm.bring(a, Placement(dtype="float32", vae_tiling=True))
+    assert (same.came_from, same.seconds) == (TIER_VRAM, 0)
+    other = warm.bring(a, Placement(dtype="bfloat16"))
+    assert (other.came_from, other.seconds > 0) == (TIER_RAM, True)
+    assert {p.dtype for p in other.warm.opened.pipe.unet.parameters()} == {torch.bfloat16}
+    assert warm.tiers() == {"a": TIER_VRAM, "b": TIER_VRAM}
+
+
+def test_offloaded_model_is_read_by_its_library_and_stays_beside_no_other(
+    warm: WarmModels, models: list[ModelSource], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What the hooks do needs a card (make gpu-check); who is put out for them does not.
+    monkeypatch.setattr(warm_models.placing, "place", lambda *_: None)
+    a, b = models
+    offloaded = Placement(dtype="float32", offload="model")
+    warm.bring(a, AS_IT_IS)
+    brought = warm.bring(b, offloaded)
+    assert brought.warm.opened.networks == {}
+    assert warm.tiers() == {"a": TIER_RAM, "b": TIER_VRAM}
+    assert warm.bring(a, AS_IT_IS).came_from == TIER_RAM
+    assert warm.tiers() == {"a": TIER_VRAM}
+    assert warm.bring(a, offloaded).warm.opened.networks == {}

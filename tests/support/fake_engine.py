@@ -106,6 +106,8 @@ class FakeEngine(EngineServicer):
             file.write(json.dumps([os.getpid(), request.model.sha256, int(request.tier)]) + "\n")
         if request.model.name == "changed while used":
             os.kill(os.getpid(), signal.SIGBUS)
+        if request.model.name == "endless":
+            threading.Event().wait()
         if request.model.name == "too big":
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "out of memory")
         came_from = TIER_RAM if request.model.sha256 in self._in_ram else TIER_DISK

@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import fake_engine
@@ -18,6 +19,7 @@ from foxden_agent.engine_client import EngineDied, EngineProcess, EngineRefused
 from foxden_agent.model_files import FileStamp, ModelFilesChanged
 from foxden_agent.model_loader import ModelLoader
 from foxden_agent.models import LocalModel
+from foxden_agent.placement import Placement
 from foxden_proto.timers import Timers
 from foxden_proto.v1.pool_pb2 import TIER_DISK, TIER_RAM, TIER_VRAM, Model
 
@@ -194,3 +196,92 @@ async def test_work_that_comes_while_an_idle_engine_dies_x_gets_a_living_one(
         assert list(card.models.cache.in_vram) == [A]
     finally:
         await card.kill()
+
+
+HALF = Placement("float16", need=3000)
+
+
+async def test_laid_out_otherwise_x_is_loaded_again_but_not_for_tiles(
+    engine: EngineProcess, tmp_path: Path
+) -> None:
+    loader = ModelLoader("cuda:0", TIMERS)
+    await loader.ready(engine, model(A), HALF)
+    await loader.ready(engine, model(A), replace(HALF, vae_tiling=True))
+    assert len(asked(tmp_path)) == 1
+    await loader.ready(engine, model(A), replace(HALF, dtype="bfloat16"))
+    await loader.ready(engine, model(A))
+    assert len(asked(tmp_path)) == 3
+
+
+async def test_offloaded_x_lies_on_its_card_alone(engine: EngineProcess) -> None:
+    loader = ModelLoader("cuda:0", TIMERS)
+    await loader.ready(engine, model(A), HALF)
+    await loader.ready(engine, model(B), replace(HALF, offload="model"))
+    assert dict(loader.cache.in_vram) == {B: 0}, "its weights wait in RAM"
+    assert loader.beside(model(A)) == 0
+    await loader.ready(engine, model(A), HALF)
+    assert dict(loader.cache.in_vram) == {A: 1000}
+    assert loader.cache.tier(B) == TIER_DISK
+
+
+async def test_drawing_needs_more_than_the_weights_x_room_is_made_for_that_also_when_it_is_there(
+    engine: EngineProcess,
+) -> None:
+    free = [10_000]
+    loader = ModelLoader("cuda:0", TIMERS, free_memory=lambda: free[0])
+    await loader.ready(engine, model(A), HALF)
+    await loader.ready(engine, model(B), HALF)
+    free[0] = 1500  # A larger picture: 1000 of it lie there, 2000 more are needed.
+    await loader.ready(engine, model(B), HALF)
+    assert list(loader.cache.in_vram) == [B]
+
+
+async def test_only_models_beside_it_x_are_put_out_to_try_again(engine: EngineProcess) -> None:
+    loader = ModelLoader("cuda:0", TIMERS)
+    await loader.ready(engine, model(A), HALF)
+    assert not await loader.put_out_others(engine, model(A))
+    await loader.ready(engine, model(B), HALF)
+    assert loader.beside(model(B)) == 1000
+    assert await loader.put_out_others(engine, model(B))
+    assert list(loader.cache.in_vram) == [B]
+
+
+@pytest.mark.parametrize("ahead", [True, False], ids=["prefetch", "load"])
+async def test_engine_killed_while_it_loads_x_at_once_and_nothing_counts_as_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: bool
+) -> None:
+    monkeypatch.setattr("sys.executable", str(fake_engine.install(tmp_path / "fake")))
+    card = CardEngine("cpu", TIMERS)
+    process = await card.ready()
+    endless = model(A, "endless", size=1)
+    loading = None
+    if ahead:
+        card.prefetch(endless)
+    else:
+        loading = asyncio.create_task(card.models.ready(process, endless))
+    async with asyncio.timeout(10):
+        while not asked(tmp_path):  # noqa: ASYNC110 -- another process writes it
+            await asyncio.sleep(0.01)
+    began = time.monotonic()
+    await card.kill()
+    assert time.monotonic() - began < 2.0
+    if loading is not None:
+        with pytest.raises(EngineDied):
+            await loading
+    assert not card.running
+    assert not card.models.cache.in_vram
+    assert not card.models.cache.in_ram
+
+
+async def test_idle_x_an_engine_that_is_not_there_is_not_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.executable", str(fake_engine.install(tmp_path / "fake")))
+    card = CardEngine("cpu", TIMERS)
+    watching = asyncio.create_task(idle_engine.run(card, lambda: False, 0.02))
+    card.prefetch(model(A))  # a hint that crosses the giving back
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(watching), 0.3)
+    watching.cancel()
+    assert not card.running
+    assert asked(tmp_path) == []
