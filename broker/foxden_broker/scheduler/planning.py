@@ -94,6 +94,10 @@ class Round(Placing):
         self.open = np.zeros_like(self.open)
         self.run()
 
+    def looks_further(self) -> bool:
+        """Whether it placed all that waits, and may place more."""
+        return self._looked < self.state.settings.look_at
+
     def place_last(self, job: Job) -> None:
         """One more job, in a forecast that is over: behind everything that it has placed."""
         for index in job.lowest(self.state.settings.look_at):
