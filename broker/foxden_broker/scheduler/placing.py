@@ -5,6 +5,7 @@ The rules that say which image comes next are in planning.py.
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Iterator
 
@@ -16,6 +17,8 @@ from foxden_broker.scheduler.facts import Give, Image, Need
 from foxden_broker.scheduler.heads import Cursor
 from foxden_broker.scheduler.lines import Job
 from foxden_broker.scheduler.queue import State
+
+Head = tuple[tuple[float, int], Need]  # rank of the job that goes first in a line, the line
 
 
 class Placing(Costs):
@@ -171,16 +174,31 @@ class Placing(Costs):
             cursors[need] = Cursor(line, self.passed, self.hopeless)
         return cursors[need]
 
-    def _head(self, priority: int, member: str, shut: set[Need]) -> tuple[Job, int] | None:
-        """The member's oldest image that was not placed yet."""
-        best: tuple[Job, int] | None = None
+    def _heads(self, priority: int, member: str) -> list[Head]:
+        """A heap of the member's lines by the age of what goes first in each; see `_oldest`."""
+        heads: list[Head] = []
         for need in self.state.lines.by_member.get((priority, member), ()):
-            if need in shut:
-                continue
-            head = self._line_head(priority, member, need)
-            if head is not None and (best is None or head[0].rank < best[0].rank):
-                best = head
-        return best
+            if (head := self._line_head(priority, member, need)) is not None:
+                heads.append((head[0].rank, need))
+        heapq.heapify(heads)
+        return heads
+
+    def _oldest(
+        self, priority: int, member: str, heads: list[Head], shut: set[Need]
+    ) -> tuple[Job, int] | None:
+        """The member's oldest image that was not placed yet. Within a round a line's head only
+        gets younger, so that the heap is put right where it is looked at; lines that are shut, or
+        placed in full, are dropped."""
+        while heads:
+            rank, need = heads[0]
+            head = None if need in shut else self._line_head(priority, member, need)
+            if head is None:
+                heapq.heappop(heads)
+            elif head[0].rank != rank:
+                heapq.heapreplace(heads, (head[0].rank, need))
+            else:
+                return head
+        return None
 
     def _line_head(self, priority: int, member: str, need: Need) -> tuple[Job, int] | None:
         cursor = self._cursor(priority, member, need)

@@ -26,7 +26,7 @@ import numpy as np
 from foxden_broker.scheduler.cards import Card
 from foxden_broker.scheduler.facts import Action, Expire, Need, Plan
 from foxden_broker.scheduler.lines import Job
-from foxden_broker.scheduler.placing import Placing
+from foxden_broker.scheduler.placing import Head, Placing
 from foxden_broker.scheduler.preempting import preempts
 from foxden_broker.scheduler.queue import State
 
@@ -188,11 +188,14 @@ class Round(Placing):
         order = [(self._had(priority, member), member) for member in members]
         heapq.heapify(order)
         shut: set[Need] = set()  # no card takes these in this round
+        heads: dict[str, list[Head]] = {}
         while order and self._more() and most > 0:
             _, member = heapq.heappop(order)
             if not self._may(member):
                 continue
-            head = self._head(priority, member, shut)
+            if member not in heads:
+                heads[member] = self._heads(priority, member)
+            head = self._oldest(priority, member, heads[member], shut)
             if head is None:
                 continue
             most -= 1
