@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from foxden_broker.scheduler.cards import Bools, Card, Floats
 from foxden_broker.scheduler.costs import Costs
@@ -35,6 +36,7 @@ class Placing(Costs):
         self._soon: Bools = (table.slots == 1) & ~table.probing
         stageable = self._soon & (table.end - now <= table.lead)
         self.open: Bools = self.usable & (idle | stageable)
+        self._open_rows: NDArray[np.intp] | None = None  # of `open`, until that changes
         # Open cards that have got nothing yet. In a deep queue, those that nothing was found for a
         # moment ago do not make a round go through its head again.
         self._deep = state.lines.images > settings.look_at // 4
@@ -97,7 +99,9 @@ class Placing(Costs):
     def _open_instead(self, job: Job, costs: Floats, best: int, *, urgent: bool) -> int:
         """A card that is open, if it is nearly as good as the best one: by the time that is open,
         others may have taken it, and an image that always hopes for the next never starts."""
-        rows = np.flatnonzero(self.open)
+        if self._open_rows is None:
+            self._open_rows = np.flatnonzero(self.open)
+        rows = self._open_rows
         if not rows.size:
             return best
         row = int(rows[costs[rows].argmin()])
@@ -115,7 +119,7 @@ class Placing(Costs):
         self._takes(job.facts.member)
         images = [image, *self._companions(card, job)]
         self.gives.append(Give(card.facts.card_id, tuple(images), kind.model, staged))
-        self.open[card.row] = False
+        self.open[card.row], self._open_rows = False, None
         self.left -= not (self._deep and self.table.declined[card.row] > self.now)
         self._occupy(card, kind, len(images))
         share = self.state.estimates.seconds(card.facts, kind, len(images)) / len(images)

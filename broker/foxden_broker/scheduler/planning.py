@@ -91,7 +91,7 @@ class Round(Placing):
         """Place images as if every card were open to them: for `outlook`."""
         self._room = {}  # as if they all might run: a cap delays its own member alone
         self.left, self._deep, self.follows = 1 << 30, False, False
-        self.open = np.zeros_like(self.open)
+        self.open, self._open_rows = np.zeros_like(self.open), None
         self.run()
 
     def looks_further(self) -> bool:
