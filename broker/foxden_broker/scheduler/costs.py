@@ -85,15 +85,16 @@ class Costs:
 
     def _catch_up(self, kind: Kind, known: _Known) -> None:
         """Reckon with what was placed since these costs were looked at."""
-        rows = self._occupied[known.seen :]
-        if not rows:
+        if known.seen == len(self._occupied):
             return
+        rows = np.array(self._occupied[known.seen :])
         known.seen = len(self._occupied)
         setups, loads = self.table.setups(kind)
         same = self._model[rows] == self.table.number(kind.model)
         setup = np.where(self._switched[rows], np.where(same, 0.0, loads[rows]), setups[rows])
         new = self.free[rows] + known.weight * setup + self.table.rates(kind)[rows] * kind.work
-        known.costs[rows] = np.where(np.isinf(known.costs[rows]), np.inf, new)
+        new[np.isinf(known.costs[rows])] = np.inf
+        known.costs[rows] = new
 
     def _keep_away(self, costs: Floats, what: str | Need) -> None:
         quarantine, now = self.state.quarantine, self.now

@@ -17,6 +17,7 @@ from foxden_broker.scheduler.queue import State
 
 FIRST_P90 = 1.6  # p90 / p50 as long as nothing was learnt
 _FRESH = 1.0  # seconds that a forecast is used for
+_FRESH_WITHOUT = 0.2  # the same, for a job that it lacks, where many wait
 _AIM = 0.92  # share of past jobs that the p90 covers: a little more, for what is still to learn
 
 
@@ -102,12 +103,15 @@ class Outlook:
         state = self.state
         new = job.waiting and (job.facts.job_id, job.first()) not in self._finishes
         few = state.lines.images <= state.settings.look_at // 4
-        fresh = 0 <= now - self._at < _FRESH
-        if not fresh or (new and few and not self._goes_last(job)):
+        age = now - self._at
+        stale = few or not 0 <= age < _FRESH_WITHOUT
+        if not 0 <= age < _FRESH or (new and not self._goes_last(job) and stale):
             current = Round(state, now, set())
             current.forecast()
             self._at, self._finishes, self._round = now, current.finishes, current
             self._layout = state.table.layout
+            placed = (state.jobs.get(job_id) for job_id, _ in current.finishes)
+            self._newest = max((one.number for one in placed if one is not None), default=-1)
         end = now
         for index in job.lowest(state.settings.look_at) if job.waiting else ():
             found = self._finishes.get((job.facts.job_id, index))
@@ -132,6 +136,8 @@ class Outlook:
         state, priority, member = self.state, job.priority, job.facts.member
         if self._round is None or self._layout != state.table.layout:
             return False  # the columns of that round are of other cards
+        if not self._round.looks_further():
+            return False  # more may wait than it has placed
         others = (one for one in state.lines.by_member if one != (priority, member))
         if any(of >= priority for of, _ in others) or len(job.waiting) > state.settings.look_at:
             return False
@@ -152,7 +158,23 @@ class Outlook:
         _, before = self._before(job)
         busy = float((table.free(now)[able] - now).mean())
         own = len(job.waiting) * kind.work
-        return busy + (before + own) / speed + float(rates.mean()) * kind.work
+        queue = before * self._drain(job.priority)
+        return busy + queue + own / speed + float(rates.mean()) * kind.work
+
+    def _drain(self, priority: int) -> float:
+        """Seconds that all cards together need per unit of work, in the mean of what waits in this
+        class and better ones: each kind on the cards that can do it. A unit is no measure across
+        models, so what one job's model costs says nothing about what goes before it."""
+        table, lines = self.state.table, self.state.lines
+        seconds = work = 0.0
+        for where, (_, amount) in lines.work.items():
+            if where[0] > priority:
+                continue
+            able = table.accepting & table.capable(lines.sample[where])
+            if able.any():
+                seconds += amount / float((1 / table.rates(lines.sample[where])[able]).sum())
+                work += amount
+        return seconds / work if work else 0.0
 
 
 def _length(seconds: float | None) -> int:

@@ -5,10 +5,12 @@ The rules that say which image comes next are in planning.py.
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from foxden_broker.scheduler.cards import Bools, Card, Floats
 from foxden_broker.scheduler.costs import Costs
@@ -16,6 +18,8 @@ from foxden_broker.scheduler.facts import Give, Image, Need
 from foxden_broker.scheduler.heads import Cursor
 from foxden_broker.scheduler.lines import Job
 from foxden_broker.scheduler.queue import State
+
+Head = tuple[tuple[float, int], Need]  # rank of the job that goes first in a line, the line
 
 
 class Placing(Costs):
@@ -32,6 +36,7 @@ class Placing(Costs):
         self._soon: Bools = (table.slots == 1) & ~table.probing
         stageable = self._soon & (table.end - now <= table.lead)
         self.open: Bools = self.usable & (idle | stageable)
+        self._open_rows: NDArray[np.intp] | None = None  # of `open`, until that changes
         # Open cards that have got nothing yet. In a deep queue, those that nothing was found for a
         # moment ago do not make a round go through its head again.
         self._deep = state.lines.images > settings.look_at // 4
@@ -94,7 +99,9 @@ class Placing(Costs):
     def _open_instead(self, job: Job, costs: Floats, best: int, *, urgent: bool) -> int:
         """A card that is open, if it is nearly as good as the best one: by the time that is open,
         others may have taken it, and an image that always hopes for the next never starts."""
-        rows = np.flatnonzero(self.open)
+        if self._open_rows is None:
+            self._open_rows = np.flatnonzero(self.open)
+        rows = self._open_rows
         if not rows.size:
             return best
         row = int(rows[costs[rows].argmin()])
@@ -112,7 +119,7 @@ class Placing(Costs):
         self._takes(job.facts.member)
         images = [image, *self._companions(card, job)]
         self.gives.append(Give(card.facts.card_id, tuple(images), kind.model, staged))
-        self.open[card.row] = False
+        self.open[card.row], self._open_rows = False, None
         self.left -= not (self._deep and self.table.declined[card.row] > self.now)
         self._occupy(card, kind, len(images))
         share = self.state.estimates.seconds(card.facts, kind, len(images)) / len(images)
@@ -171,16 +178,31 @@ class Placing(Costs):
             cursors[need] = Cursor(line, self.passed, self.hopeless)
         return cursors[need]
 
-    def _head(self, priority: int, member: str, shut: set[Need]) -> tuple[Job, int] | None:
-        """The member's oldest image that was not placed yet."""
-        best: tuple[Job, int] | None = None
+    def _heads(self, priority: int, member: str) -> list[Head]:
+        """A heap of the member's lines by the age of what goes first in each; see `_oldest`."""
+        heads: list[Head] = []
         for need in self.state.lines.by_member.get((priority, member), ()):
-            if need in shut:
-                continue
-            head = self._line_head(priority, member, need)
-            if head is not None and (best is None or head[0].rank < best[0].rank):
-                best = head
-        return best
+            if (head := self._line_head(priority, member, need)) is not None:
+                heads.append((head[0].rank, need))
+        heapq.heapify(heads)
+        return heads
+
+    def _oldest(
+        self, priority: int, member: str, heads: list[Head], shut: set[Need]
+    ) -> tuple[Job, int] | None:
+        """The member's oldest image that was not placed yet. Within a round a line's head only
+        gets younger, so that the heap is put right where it is looked at; lines that are shut, or
+        placed in full, are dropped."""
+        while heads:
+            rank, need = heads[0]
+            head = None if need in shut else self._line_head(priority, member, need)
+            if head is None:
+                heapq.heappop(heads)
+            elif head[0].rank != rank:
+                heapq.heapreplace(heads, (head[0].rank, need))
+            else:
+                return head
+        return None
 
     def _line_head(self, priority: int, member: str, need: Need) -> tuple[Job, int] | None:
         cursor = self._cursor(priority, member, need)

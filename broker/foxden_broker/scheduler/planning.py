@@ -26,7 +26,7 @@ import numpy as np
 from foxden_broker.scheduler.cards import Card
 from foxden_broker.scheduler.facts import Action, Expire, Need, Plan
 from foxden_broker.scheduler.lines import Job
-from foxden_broker.scheduler.placing import Placing
+from foxden_broker.scheduler.placing import Head, Placing
 from foxden_broker.scheduler.preempting import preempts
 from foxden_broker.scheduler.queue import State
 
@@ -91,8 +91,12 @@ class Round(Placing):
         """Place images as if every card were open to them: for `outlook`."""
         self._room = {}  # as if they all might run: a cap delays its own member alone
         self.left, self._deep, self.follows = 1 << 30, False, False
-        self.open = np.zeros_like(self.open)
+        self.open, self._open_rows = np.zeros_like(self.open), None
         self.run()
+
+    def looks_further(self) -> bool:
+        """Whether it placed all that waits, and may place more."""
+        return self._looked < self.state.settings.look_at
 
     def place_last(self, job: Job) -> None:
         """One more job, in a forecast that is over: behind everything that it has placed."""
@@ -184,11 +188,14 @@ class Round(Placing):
         order = [(self._had(priority, member), member) for member in members]
         heapq.heapify(order)
         shut: set[Need] = set()  # no card takes these in this round
+        heads: dict[str, list[Head]] = {}
         while order and self._more() and most > 0:
             _, member = heapq.heappop(order)
             if not self._may(member):
                 continue
-            head = self._head(priority, member, shut)
+            if member not in heads:
+                heads[member] = self._heads(priority, member)
+            head = self._oldest(priority, member, heads[member], shut)
             if head is None:
                 continue
             most -= 1

@@ -289,3 +289,31 @@ def test_forecast_outlives_models_that_came_to_a_card_after_it(desk: Desk) -> No
         desk.state.card_loaded("x", [model], desk.now)
     desk.job("d", model="p")
     assert outlook.place("d", desk.now + 0.5).p50
+
+
+def test_forecast_lacks_a_new_job_where_many_wait_it_is_told_from_the_plan(desk: Desk) -> None:
+    desk.card("x", "m")
+    for number in range(80):
+        desk.job(f"j{number}")
+    outlook = Outlook(desk.state)
+    before = outlook.place("j79", 0.0).p50
+    desk.job("new")
+    after = outlook.place("new", 0.1).p50
+    said = desk.state.jobs["new"].said
+    assert said is not None
+    assert isinstance(said[2], tuple)
+    assert said[2][0] == "near"
+    assert before is not None
+    assert after == pytest.approx(before + RUN, rel=0.02)
+
+
+def test_far_behind_cheap_work_a_dear_model_is_told_what_the_cheap_work_costs(desk: Desk) -> None:
+    desk.card("x", "m")
+    facts = desk.state.table.cards["x"].facts
+    dear = kind("dear")
+    desk.state.estimates.prime(facts.card_class, dear, 10 * RUN)
+    desk.job("many", 400)
+    desk.job("last", kind=dear)
+    p50 = Outlook(desk.state).place("last", 0.0).p50
+    assert p50 is not None
+    assert 400 * RUN < p50 < 500 * RUN
