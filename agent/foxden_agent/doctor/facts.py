@@ -22,7 +22,15 @@ from pathlib import Path
 import psutil
 
 from foxden_agent import identity, models
-from foxden_agent.doctor.judging import BrokerFacts, DiskFacts, DriverFacts, Facts, TorchFacts
+from foxden_agent.doctor.judging import (
+    BrokerFacts,
+    CardFacts,
+    DiskFacts,
+    DriverFacts,
+    Facts,
+    TorchFacts,
+)
+from foxden_agent.watching.nvml import ask_driver
 from foxden_proto.address import CERTIFICATE_NAME, Address
 from foxden_proto.trust import BrokerUnreachable, WrongBroker, tls_context
 
@@ -67,7 +75,9 @@ def torch_facts() -> TorchFacts:
 
 def driver_facts() -> DriverFacts:
     """The NVIDIA driver and its cards."""
-    return DriverFacts(absent=True)
+    told = ask_driver()
+    cards = tuple(CardFacts(*card) for card in told.cards)
+    return DriverFacts(told.absent, told.problem, told.version, cards)
 
 
 def disk_facts(what: str, folder: Path) -> DiskFacts:

@@ -295,6 +295,51 @@ class NvmlCards:
         self._problem = problem
 
 
+@dataclass(frozen=True, slots=True)
+class Driver:
+    """The driver and its cards at one moment."""
+
+    absent: bool = False  # there is no driver on this machine
+    problem: str = ""  # why it does not answer
+    version: str = ""
+    cards: tuple[tuple[str, str, int], ...] = ()  # name, compute capability ("8.9"), bytes
+
+
+def ask_driver() -> Driver:
+    """The driver and every card it lists, asked once; what it does not tell is empty or 0."""
+    try:
+        import pynvml
+    except ImportError:
+        return Driver(problem="nvidia-ml-py is not installed: run `pip install 'foxden[agent]'`")
+
+    def told(ask: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return ask(*arguments)
+        except pynvml.NVMLError:
+            return None
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        absent = error.value == pynvml.NVML_ERROR_LIBRARY_NOT_FOUND
+        return Driver(absent=absent, problem="" if absent else str(error))
+    try:
+        cards = []
+        for index in range(told(pynvml.nvmlDeviceGetCount) or 0):
+            handle = told(pynvml.nvmlDeviceGetHandleByIndex, index)
+            if handle is None:
+                continue
+            pair = told(pynvml.nvmlDeviceGetCudaComputeCapability, handle)
+            memory = told(pynvml.nvmlDeviceGetMemoryInfo, handle)
+            name = _text(told(pynvml.nvmlDeviceGetName, handle) or "an NVIDIA card")
+            capability = f"{pair[0]}.{pair[1]}" if pair else ""
+            cards.append((name, capability, int(memory.total) if memory else 0))
+        version = _text(told(pynvml.nvmlSystemGetDriverVersion) or "")
+        return Driver(version=version, cards=tuple(cards))
+    finally:
+        told(pynvml.nvmlShutdown)
+
+
 def _scaled(value: int | None, by: int) -> float | None:
     return None if value is None else value / by
 

@@ -252,3 +252,18 @@ def test_driver_hangs_the_card_is_said_to_be_away_and_comes_back(stand_in: Stand
         stand_in.cards[0]["temperature"] = 70
         stand_in.tell()
         assert until(True)["temperature"] == 70
+
+
+def test_doctor_asks_the_driver_for_its_cards(stand_in: StandIn) -> None:
+    stand_in.tell()
+    program = "from foxden_agent.doctor.facts import driver_facts; print(driver_facts())"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=stand_in.environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "absent=False" in done.stdout
+    assert "name='NVIDIA GeForce RTX 4070'" in done.stdout
+    assert f"memory_total={12 * GIB}" in done.stdout
