@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from foxden_agent.backoff import delays
 from foxden_agent.engine_client import EngineDied, EngineFailed, EngineProcess, EngineRefused
@@ -79,11 +79,11 @@ class CardEngine:
             except EngineFailed as error:  # dead or dying: the next one is told at its start
                 log.warning("the engine could not be told to rest: %s", error)
 
-    async def stop(self, item_id: str) -> None:
-        """Stop an image at its next step. An engine that cannot be told is dead or dying."""
+    async def stop(self, item_ids: Iterable[str]) -> None:
+        """Stop images at their next step. An engine that cannot be told is dead or dying."""
         if self._process is not None:
             try:
-                await self._process.stop([item_id])
+                await self._process.stop(item_ids)
             except EngineFailed as error:
                 log.warning("the engine could not be told to stop: %s", error)
 

@@ -126,11 +126,6 @@ class EngineRefused(EngineFailed):
         return self.code in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
 
     @property
-    def checkpoint_refused(self) -> bool:
-        """True where what the images were to go on from is of no use to this engine."""
-        return self.code is grpc.StatusCode.ABORTED
-
-    @property
     def about_the_model(self) -> bool:
         """True where no image of this model can be drawn here."""
         return self.code is grpc.StatusCode.FAILED_PRECONDITION

@@ -73,6 +73,7 @@ class CardWorker:
         self._lent = asyncio.Event()
         self._lent.set()
         self._beside: set[asyncio.Task[None]] = set()
+        self._to_stop: list[str] = []
         self._listener = Listener(
             step=self._tell_progress,
             picture=self._deliver,
@@ -291,7 +292,7 @@ class CardWorker:
             await drawing.run(engine, self._engine.models, self._listener)
         except EngineFailed as error:
             self._drawing = None
-            if isinstance(error, EngineRefused) and error.checkpoint_refused:
+            if isinstance(error, EngineRefused) and error.about_the_checkpoint:
                 self._refuse_checkpoints(images, str(error))
                 return True
             another = self._placed.step_down(drawing, error) and not last
@@ -457,7 +458,14 @@ class CardWorker:
             self._flush()
 
     def _stop_engine_at_next_step(self, image: HeldImage) -> None:
-        self._keep(asyncio.create_task(self._engine.stop(image.item_id)))
+        self._to_stop.append(image.item_id)
+        if len(self._to_stop) == 1:
+            self._keep(asyncio.create_task(self._stop_together()))
+
+    async def _stop_together(self) -> None:
+        # In one word: images of a batch that stop at the same step can go on together.
+        items, self._to_stop = self._to_stop, []
+        await self._engine.stop(items)
 
     def _keep(self, task: asyncio.Task[None]) -> None:
         """Hold on to a task beside the loop: the event loop itself does not."""

@@ -10,20 +10,6 @@ from chaos.den import STORES, Den
 from postgres import Cluster, Unavailable
 from real_pool import Pool
 
-# Pools that many tests share take long to start: with several workers, each is started by one.
-_SHARED = ("den", "calm_pool")
-
-
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist makes names of the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        names = getattr(item, "fixturenames", ())
-        for shared in _SHARED:
-            if shared in names:
-                callspec = getattr(item, "callspec", None)
-                which = callspec.params.get(shared, "") if callspec is not None else ""
-                item.add_marker(pytest.mark.xdist_group(f"{shared}{which}"))
-
 
 @pytest.fixture
 def pool(tmp_path: Path) -> Iterator[Pool]:
