@@ -106,6 +106,7 @@ class FakeEngine(EngineServicer):
             file.write(json.dumps([os.getpid(), request.model.sha256, int(request.tier)]) + "\n")
         if request.model.name == "changed while used":
             os.kill(os.getpid(), signal.SIGBUS)
+            threading.Event().wait()  # another thread may take the signal: not one step further
         if request.model.name == "endless":
             threading.Event().wait()
         if request.model.name == "too big":
