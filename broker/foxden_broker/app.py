@@ -23,7 +23,8 @@ from foxden_broker import dispatcher, http_api, keeper, sweeper
 from foxden_broker.account import Account, now_ms
 from foxden_broker.auth import Doorkeeper
 from foxden_broker.backup import Copier
-from foxden_broker.blobs import BlobStore, FolderBlobs
+from foxden_broker.blobs import BlobStore
+from foxden_broker.blobs_folder import FolderBlobs
 from foxden_broker.forwarding import Forwarding
 from foxden_broker.grpc_api import AdminService, Door, GenerationService, PoolService
 from foxden_broker.metrics import Metrics, metered

@@ -157,14 +157,14 @@ def forecasts(seeds: Sequence[int], loads: Sequence[float], jobs: int) -> list[R
     errors = {load: 100 * statistics.mean(f.error for f in at) for load, at in runs.items()}
     by_load = ", ".join(f"{error:.1f} at {load}" for load, error in errors.items())
     most = 100 * max(f.error for f in found)
-    at = f"loads {', '.join(map(str, loads))}, {len(seeds)} seeds, said at submit"
     covered = 100 * statistics.mean(f.covered for f in found)
     low, high = (100 * pick(f.covered for f in found) for pick in (min, max))
     return [
         Row(
             "eta_p50_error", max(errors.values()), "%", "<= 25",
             f"median |was - p50| / was, the worst load's mean of {len(seeds)} seeds: {by_load}; "
-            f"worst single run {most:.1f}; 20 % noise of the image itself, and jobs that come later",
+            f"worst single run {most:.1f}; said at submit; 20 % noise of the image itself, and "
+            "jobs that come later",
         ),
         Row("eta_p90_covered", covered, "%", ">= 88", f"done by the p90; {low:.0f} to {high:.0f}"),
         Row("eta_p90_covered_most", covered, "%", "<= 95", "as above: more would be a lazy p90"),

@@ -20,8 +20,8 @@ from foxden_broker.blobs import (
     BlobMissing,
     BlobStore,
     BlobTooBig,
-    FolderBlobs,
 )
+from foxden_broker.blobs_folder import FolderBlobs
 from foxden_broker.store.base import StoreError
 from foxden_proto.limits import CHUNK_BYTES, MIB
 

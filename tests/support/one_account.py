@@ -9,7 +9,7 @@ from typing import Any
 
 from foxden_broker import agent_calls, client_calls, dispatcher
 from foxden_broker.account import Account, now_ms
-from foxden_broker.blobs import FolderBlobs
+from foxden_broker.blobs_folder import FolderBlobs
 from foxden_broker.client_calls import Member
 from foxden_broker.session import Session
 from foxden_broker.store.sql_store import SqlStore, open_store

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from foxden_broker import blobs as blobs_module
-from foxden_broker.blobs import BlobMissing, BlobStalled, FolderBlobs, paced
+from foxden_broker import blobs_folder as blobs_module
+from foxden_broker.blobs import BlobMissing, BlobStalled, paced
+from foxden_broker.blobs_folder import FolderBlobs
 
 DATA = b"a picture" * 100
 SHA256 = hashlib.sha256(DATA).hexdigest()

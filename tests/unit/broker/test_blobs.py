@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from foxden_broker import blobs as module
-from foxden_broker.blobs import BlobMismatch, BlobMissing, BlobTooBig, FolderBlobs
+from foxden_broker import blobs_folder as module
+from foxden_broker.blobs import BlobMismatch, BlobMissing, BlobTooBig
+from foxden_broker.blobs_folder import FolderBlobs
 from foxden_broker.store.base import StorageFull, StoreError
 
 MIB = 1024 * 1024

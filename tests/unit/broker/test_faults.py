@@ -15,7 +15,7 @@ import pytest_asyncio
 
 from foxden_broker import agent_calls, client_calls, dispatcher, doubts, keeper
 from foxden_broker.account import Account, now_ms
-from foxden_broker.blobs import FolderBlobs
+from foxden_broker.blobs_folder import FolderBlobs
 from foxden_broker.client_calls import Member
 from foxden_broker.grpc_api import GenerationService
 from foxden_broker.scheduler.facts import Give

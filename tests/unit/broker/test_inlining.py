@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from foxden_broker.blobs import FolderBlobs
+from foxden_broker.blobs_folder import FolderBlobs
 from foxden_broker.inlining import Recent, Sending, whole
 from foxden_proto.limits import INLINE_PICTURE_BYTES
 

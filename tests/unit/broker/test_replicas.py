@@ -13,7 +13,7 @@ from one_account import ANN, new_store
 
 from foxden_broker import client_calls, dispatcher
 from foxden_broker.account import Account
-from foxden_broker.blobs import FolderBlobs
+from foxden_broker.blobs_folder import FolderBlobs
 from foxden_broker.peers import Peers, Seal
 from foxden_broker.replicas import Replicas
 from foxden_broker.store.base import Store, StoreError
