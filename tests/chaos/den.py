@@ -16,8 +16,6 @@ from foxden_proto.address import parse
 
 STORES = ("sqlite", "postgresql")
 AGENTS = ("one", "two")
-# Two agents, a broker and the clients share the cores of one machine here.
-ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 
 class Den:
@@ -43,7 +41,7 @@ class Den:
         target = (
             f"foxden://127.0.0.1:{parse(self.pool.url).grpc_port}?http={self.relays[name].port}"
         )
-        self.pool.start_agent(name, broker=target, wait=False, **ONE_THREAD)
+        self.pool.start_agent(name, broker=target, wait=False)
 
     def wait_until_online(self) -> None:
         """Until both agents are there. Fails with the log of one that ended."""

@@ -24,6 +24,13 @@ from foxden_proto.timers import Timers
 TIME_SCALE = 0.1
 TIMERS = Timers().scaled(TIME_SCALE)
 START_SECONDS = 90
+# Several engines share the cores of one machine here, and a small picture gains nothing from two
+# threads.
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+# An image of seconds, so that it can be disturbed in the middle; the longer one lasts while another
+# program starts.
+BRIEF = {"steps": 50, "width": 128, "height": 128}
+LONG = {"steps": 150, "width": 128, "height": 128}
 
 
 class Process:
@@ -36,7 +43,7 @@ class Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log.open("ab"),
-            env={**os.environ, "FOXDEN_TIME_SCALE": str(TIME_SCALE), **environment},
+            env={**os.environ, "FOXDEN_TIME_SCALE": str(TIME_SCALE), **ONE_THREAD, **environment},
         )
         self.pid = self._process.pid
 

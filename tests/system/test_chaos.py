@@ -15,7 +15,7 @@ from chaos.den import AGENTS, Den
 from chaos.load import Load
 from chaos.recovery import RECOVERY_SECONDS, Recovery
 from chaos.striking import strike
-from real_pool import TIMERS, wait_until
+from real_pool import LONG, TIMERS, wait_until
 
 from foxden import events
 
@@ -26,7 +26,6 @@ BUSY_SECONDS = 1.0  # what a machine busy with other things may add to a timer
 # SQLite dies with its broker, and is tested so.
 on_postgresql = pytest.mark.parametrize("den", ["postgresql"], indirect=True)
 PROMPT = "a red cube on a blue background"
-LONG = {"steps": 150, "width": 128, "height": 128}  # some seconds an image
 
 
 def break_and_mend(

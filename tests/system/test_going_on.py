@@ -10,6 +10,7 @@ import time
 
 import psutil
 import pytest
+import real_pool
 from cuttable import Relay
 from real_pool import TIMERS, Pool, gone, wait_until
 
@@ -20,7 +21,7 @@ from foxden_proto.address import parse
 pytestmark = [pytest.mark.system, pytest.mark.engine]
 
 PROMPT = "a red cube on a blue background"
-LONG = {"steps": 150, "width": 128, "height": 128, "seed": 7}
+LONG = {**real_pool.LONG, "steps": 90, "seed": 7}
 
 
 @pytest.fixture
@@ -54,12 +55,12 @@ def outcomes(job: foxden.Job) -> list[str]:
 
 def test_owner_stops_the_agent_x_another_goes_on_from_that_step_to_the_same_bytes(pool, plain):
     job = pool.client().submit(PROMPT, **LONG)
-    last = steps(job, 60)[-1]
-    pool.start_agent("two")
+    last = steps(job, 40)[-1]
 
     pool.agents["one"].signal(signal.SIGTERM)
 
     wait_until(lambda: outcomes(job)[:1] == ["released"], 10)
+    pool.start_agent("two", wait=False)
     assert min(steps(job, last + 1)) >= last - 15, "it began from the beginning"
     assert digest(job) == plain
     assert outcomes(job) == ["released", "finish"]
@@ -68,8 +69,7 @@ def test_owner_stops_the_agent_x_another_goes_on_from_that_step_to_the_same_byte
 
 def test_engine_is_stuck_in_a_step_x_is_gone_at_once_and_the_picture_goes_on(pool, plain):
     job = pool.client().submit(PROMPT, **LONG)
-    steps(job, 60)
-    pool.start_agent("two")
+    steps(job, 40)
     engine = pool.engine_of("one")
     engine.suspend()
 
@@ -78,17 +78,18 @@ def test_engine_is_stuck_in_a_step_x_is_gone_at_once_and_the_picture_goes_on(poo
 
     wait_until(lambda: gone([engine]), 5, "the card's memory is not back")
     assert time.monotonic() - began < 5
+    pool.start_agent("two", wait=False)
     assert digest(job) == plain
     assert outcomes(job) == ["released", "finish"]
 
 
 def test_agent_is_killed_x_another_goes_on_from_what_was_stored(pool, plain):
     job = pool.client().submit(PROMPT, **LONG)
-    steps(job, 60)
+    steps(job, 40)
     stored = pool.rows("SELECT checkpoint_step FROM task WHERE job_id = ?", job.id)[0][0]
-    pool.start_agent("two")
 
     pool.agents["one"].kill()
+    pool.start_agent("two", wait=False)
 
     assert digest(job) == plain
     assert outcomes(job) == ["lose", "finish"]
@@ -102,8 +103,7 @@ def test_last_put_is_cut_in_the_middle_x_the_picture_goes_on_all_the_same(pool):
     pool.start_agent("one", broker=f"foxden://127.0.0.1:{address.grpc_port}?http={relay.port}")
     plain = digest(pool.client().submit(PROMPT, **LONG))
     job = pool.client().submit(PROMPT, **LONG)
-    steps(job, 60)
-    pool.start_agent("two")
+    steps(job, 40)
     relay.delay = 0.02
     over = threading.Event()
 
@@ -117,6 +117,7 @@ def test_last_put_is_cut_in_the_middle_x_the_picture_goes_on_all_the_same(pool):
     wait_until(lambda: gone([psutil.Process(pool.agents["one"].pid)]), 15)
     over.set()
     cutting.join()
+    pool.start_agent("two", wait=False)
 
     assert digest(job) == plain
     assert outcomes(job)[-1] == "finish"

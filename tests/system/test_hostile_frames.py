@@ -211,7 +211,7 @@ WELCOME = pb.BrokerFrame(welcome=pb.Welcome(session_id="s", account_id="a"))
 def test_agent_survives_whatever_a_broker_says(pool: Pool, impostor: Impostor):
     target = f"foxden://127.0.0.1:1?http={impostor.port}"
     pool.agent_token = "fxd_x"
-    agent = pool.start_agent("one", broker=target, wait=False, OMP_NUM_THREADS="1")
+    agent = pool.start_agent("one", broker=target, wait=False)
     link, hello = impostor.greeted()
     link.close()
     (own,) = hello.cards

@@ -9,7 +9,7 @@ import time
 
 import psutil
 import pytest
-from real_pool import TIMERS, gone, wait_until
+from real_pool import BRIEF, LONG, TIMERS, gone, wait_until
 
 import foxden
 from foxden import events
@@ -17,7 +17,6 @@ from foxden import events
 pytestmark = [pytest.mark.system, pytest.mark.engine]
 
 PROMPT = "a red cube on a blue background"
-LONG = {"steps": 150, "width": 128, "height": 128}  # some seconds an image
 
 
 def pictures_in_store(pool, job_id: str) -> list[int]:
@@ -75,7 +74,7 @@ def test_broker_killed_before_any_agent_came_nothing_is_lost(pool_on_each_store)
 def test_agent_killed_leaves_no_engine_and_its_image_is_drawn_when_it_is_back(pool):
     pool.start_broker()
     agent = pool.start_agent()
-    job = pool.client().submit(PROMPT, seed=1, count=2, **LONG)
+    job = pool.client().submit(PROMPT, seed=1, count=2, **BRIEF)
     wait_for_step(job)
 
     engines = agent.kill()
@@ -109,7 +108,7 @@ def test_agent_killed_its_image_is_drawn_by_another(pool_on_each_store):
 def test_engine_killed_in_mid_picture_the_job_still_ends(pool):
     pool.start_broker()
     pool.start_agent()
-    job = pool.client().submit(PROMPT, seed=1, count=2, **LONG)
+    job = pool.client().submit(PROMPT, seed=1, count=2, **BRIEF)
     wait_for_step(job)
 
     pool.engine_of().kill()
@@ -123,7 +122,7 @@ def test_engine_killed_in_mid_picture_the_job_still_ends(pool):
 def test_engine_silent_is_replaced(pool):
     pool.start_broker()
     pool.start_agent()
-    job = pool.client().submit(PROMPT, seed=1, **LONG)
+    job = pool.client().submit(PROMPT, seed=1, **BRIEF)
     wait_for_step(job)
     engine = pool.engine_of()
 
@@ -158,7 +157,7 @@ def test_cancel_stops_what_runs_at_its_next_step_and_what_waits_at_once(pool):
     pool.start_broker()
     pool.start_agent()
     client = pool.client()
-    job = client.submit(PROMPT, seed=1, count=3, **LONG)
+    job = client.submit(PROMPT, seed=1, count=3, **BRIEF)
     wait_for_step(job)
 
     began = time.monotonic()

@@ -8,7 +8,7 @@ from contextlib import suppress
 import httpx
 import pytest
 from cuttable import Relay
-from real_pool import TIMERS, Pool, wait_until
+from real_pool import LONG, TIMERS, Pool, wait_until
 from websockets.exceptions import ConnectionClosed
 from websockets.protocol import State
 from websockets.sync.client import connect
@@ -21,7 +21,6 @@ from foxden_proto.v1 import link_pb2 as pb
 pytestmark = [pytest.mark.system, pytest.mark.engine]
 
 PROMPT = "a red cube on a blue background"
-LONG = {"steps": 150, "width": 128, "height": 128}
 
 
 @pytest.fixture

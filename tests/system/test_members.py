@@ -13,7 +13,7 @@ import httpx
 import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
-from real_pool import Pool, wait_until
+from real_pool import BRIEF, Pool, wait_until
 
 import foxden
 from foxden import events
@@ -83,7 +83,7 @@ def test_dead_letter_shows_every_attempt_and_is_retried(pool):
     pool.start_broker()
     pool.start_agent()
     client = pool.client()
-    job = client.submit(PROMPT, seed=7, steps=150, width=128, height=128)
+    job = client.submit(PROMPT, seed=7, **BRIEF)
     for number in range(3):
         wait_until(lambda: job.refresh().info.tasks[0].state == "running", 60)
         pool.engine_of().kill()

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import real_pool
 from real_pool import Pool, gone, wait_until
 
 import foxden
@@ -17,7 +18,7 @@ pytestmark = [pytest.mark.system, pytest.mark.engine]
 
 EVENING = Path(__file__).parents[2] / "readings" / "evening.jsonl"
 PROMPT = "a red cube on a blue background"
-LONG = {"steps": 150, "width": 192, "height": 192, "seed": 7}
+LONG = {**real_pool.LONG, "seed": 7}
 STORY = ["ready", "gaming", "ready", "duty_cycled", "hot", "ready", "quiet_hours"]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from postgres import Unavailable
-from real_pool import TIMERS, wait_until
+from real_pool import BRIEF, LONG, TIMERS, wait_until
 from replica_pool import SharedPool
 
 import foxden
@@ -18,7 +18,6 @@ from foxden import events
 pytestmark = [pytest.mark.system, pytest.mark.engine]
 
 PROMPT = "a red cube on a blue background"
-LONG = {"steps": 150, "width": 128, "height": 128}  # some seconds an image
 
 
 @pytest.fixture
@@ -163,7 +162,7 @@ def test_database_stopped_for_longer_than_a_lease_both_go_on_when_it_is_back(poo
     client = pool.client(url=pool.balanced)
     job = client.submit(PROMPT, seed=1, count=3)
     job.result(timeout=60)
-    jobs = [client.submit(PROMPT, seed=i, count=2, **LONG) for i in range(2)]
+    jobs = [client.submit(PROMPT, seed=i, count=2, **BRIEF) for i in range(2)]
     wait_for_step(jobs[0])
 
     pool.cluster.stop("fast")

@@ -129,7 +129,7 @@ def test_disk_that_fills_up_under_load_delays_and_loses_nothing(pool, disk, tmp_
     pool.folder = disk
     pool.start_broker()
     pool.folder = tmp_path  # the agent's disk is another one
-    pool.start_agent(OMP_NUM_THREADS="1")
+    pool.start_agent()
     pool.folder = disk
     load = Load(pool.url, pool.token, seed=1)
     load.wait_for_news(0.0)
