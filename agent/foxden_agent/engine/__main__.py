@@ -8,6 +8,7 @@ it says one line, `listening ADDRESS`, before torch is imported.
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import signal
 import sys
@@ -51,6 +52,12 @@ def main() -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda:N")
     parser.add_argument("--low-priority", action="store_true", help="let other programs go first")
     arguments = parser.parse_args()
+    from foxden_agent.engine import heap
+
+    heap.keep()
+    # What is imported stays: looking through it for garbage again and again takes a tenth of the
+    # time until it is there. server.py lets the collector begin after that.
+    gc.disable()
     # Ctrl-C in a terminal reaches the whole group; it is the agent's to decide what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.update(_ENVIRONMENT)
