@@ -40,7 +40,7 @@ def test_large_block_freed_stays_and_is_spare_until_it_is_given_back() -> None:
     assert kept > 280
     assert 280 < spare < 400
     assert given_back < 20
-    assert left == 0
+    assert left < 1
 
 
 def test_heap_that_was_not_told_keeps_nothing_and_has_nothing_to_spare() -> None:
