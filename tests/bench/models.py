@@ -164,29 +164,24 @@ async def _ours(a: Path, b: Path) -> dict[str, Any]:
     """A real engine process, told what the agent tells it when a model has to make room."""
     import io
 
-    import psutil
+    from measuring import processor_seconds
     from PIL import Image
 
     from foxden_agent.engine_client import EngineProcess
     from foxden_proto.v1.pool_pb2 import TIER_DISK
 
     async with await EngineProcess.start("cpu", low_priority=True) as engine:
-        process = psutil.Process(engine.pid)
-
-        def processor() -> float:
-            times = process.cpu_times()
-            return times.user + times.system
-
         async for _ in engine.generate(_batch(a)):
             pass
-        begun, cpu = time.perf_counter(), processor()
+        begun, cpu = time.perf_counter(), processor_seconds(engine.pid)
         await engine.unload([a.name], TIER_DISK)
         await engine.load(_batch(b).model)
         loaded = time.perf_counter()
         answer: dict[str, Any] = {"load": loaded - begun}
         async for event in engine.generate(_batch(b)):
             if event.HasField("step") and "seconds" not in answer:
-                answer |= {"seconds": time.perf_counter() - begun, "cpu": processor() - cpu}
+                answer["seconds"] = time.perf_counter() - begun
+                answer["cpu"] = processor_seconds(engine.pid) - cpu
             elif event.HasField("picture"):
                 image = Image.open(io.BytesIO(event.picture.png)).convert("RGB")
                 answer["pixels"] = base64.b64encode(image.tobytes()).decode()

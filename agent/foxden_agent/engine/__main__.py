@@ -23,6 +23,8 @@ _ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "DIFFUSERS_DISABLE_REMOTE_CODE": "1",
     "TOKENIZERS_PARALLELISM": "false",
+    # cuda:N is then the N-th card of nvidia-smi; by itself CUDA counts the fastest first.
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
     # OpenMP threads that wait busily for one another steal the owner's cores, and where another
     # program uses them too, every small operation waits out a scheduler's time slice: a picture
     # of the demo model took up to 100 s beside two busy processes. Sleeping at once (0) costs as

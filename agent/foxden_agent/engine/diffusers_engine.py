@@ -364,6 +364,8 @@ def _describe_device(device: torch.device, *, in_use: bool = False) -> Device:
             name=properties.name,
             memory_total=properties.total_memory,
             memory_free=free,
+            uuid=placing.uuid_of(properties),
+            pci_bus_id=placing.pci_bus_id_of(properties),
         )
     memory = psutil.virtual_memory()
     return Device(
