@@ -30,12 +30,12 @@ ONLY_UNDER = {
     "sqlalchemy": "broker/foxden_broker/store",
     "alembic": "broker/foxden_broker/store",
     "cryptography": "broker/foxden_broker",
-    "fastapi": "broker/foxden_broker",
+    "starlette": "broker/foxden_broker",
     "uvicorn": "broker/foxden_broker",
 }
 WATCHING = ROOT / "agent/foxden_agent/watching"
 NOT_IN_THE_SDK = (
-    "torch sqlalchemy fastapi uvicorn websockets cryptography httpx foxden_agent foxden_broker"
+    "torch sqlalchemy starlette uvicorn websockets cryptography httpx foxden_agent foxden_broker"
 )
 
 

@@ -143,7 +143,11 @@ async def agent(settings: AgentSettings) -> AsyncIterator[Running]:
         )
         watcher = watching(
             [
-                CudaDevice(device.device, device.name, device.memory_total)
+                CudaDevice(
+                    *(device.device, device.name, device.memory_total),
+                    uuid=device.uuid,
+                    pci=device.pci_bus_id,
+                )
                 for device in (engine.description.device for engine in engines)
             ],
             owner.deliver,

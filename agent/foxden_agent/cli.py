@@ -47,6 +47,13 @@ class AgentCommand:
             metavar="GB",
             help="the most of each card's memory that is used (all but what the desktop needs)",
         )
+        add(
+            "--idle-unload",
+            type=_minutes,
+            default=10.0,
+            metavar="MINUTES",
+            help="without work for so long the engine ends; 0: never (10)",
+        )
         add("--name", default="", help="what people see (the machine's name)")
         text = "decide by recorded readings instead of the card's own: see readings/"
         add("--replay", type=Path, metavar="FILE", help=text)
@@ -97,6 +104,16 @@ def _gigabytes(text: str) -> int:
     return int(gigabytes * 1024**3)
 
 
+def _minutes(text: str) -> float:
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = -1.0
+    if not 0 <= minutes <= 10_000:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time: use minutes, such as 10; 0: never")
+    return minutes
+
+
 async def _run(args: argparse.Namespace) -> int:
     from foxden_agent import app, identity
     from foxden_agent.engine_client import EngineFailed
@@ -123,6 +140,7 @@ async def _run(args: argparse.Namespace) -> int:
             replay_speed=args.replay_speed,
             record=args.record,
             vram_budget=args.vram_budget,
+            idle_unload=args.idle_unload * 60,
             supervised=args.supervised,
             timers=Timers.from_environment(),
         )

@@ -180,6 +180,8 @@ class ModelLoader:
 
     async def _memory_back(self, before: int, freed: int) -> None:
         """Until the driver shows what was freed: a load on a stale figure would go astray."""
+        if self._cpu:
+            return  # no driver between: the engine has it, and keeps it for what it loads next
         for _ in range(_LOOKS):
             free = self.free_memory()
             if free is None or model_cache.memory_is_back(before, free, freed):

@@ -12,9 +12,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import httpx
-
 from foxden_agent.backoff import delays
+from foxden_agent.plain_httpx import httpx
 from foxden_proto.address import CERTIFICATE_NAME, Address
 
 log = logging.getLogger(__name__)

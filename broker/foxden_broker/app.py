@@ -36,7 +36,7 @@ from foxden_broker.replicas import Replicas
 from foxden_broker.settings import BrokerSettings
 from foxden_broker.store.base import Store
 from foxden_broker.store.sql_store import open_store
-from foxden_broker.tls import Certificate, own_certificate
+from foxden_broker.tls import Certificate, CertificateError, own_certificate
 from foxden_broker.tokens import new_token, random_id, split
 from foxden_broker.uploads import Signer
 from foxden_proto import limits
@@ -140,7 +140,10 @@ def _certificate(settings: BrokerSettings) -> Certificate | None:
             if not path.is_file():
                 raise StartError(f"There is no certificate file {path}: check --tls-cert.")
         return Certificate(settings.tls_cert, settings.tls_key)
-    return own_certificate(settings.folder / "tls", dt.datetime.now(dt.UTC))
+    try:
+        return own_certificate(settings.folder / "tls", dt.datetime.now(dt.UTC), apart=True)
+    except CertificateError as error:
+        raise StartError(str(error)) from error
 
 
 def _sqlite_url(settings: BrokerSettings) -> str:

@@ -14,9 +14,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from fastapi import Request
-from fastapi.responses import JSONResponse, Response
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
 
 from foxden_broker.blobs import BlobMismatch, BlobMissing, BlobStalled, BlobTooBig, paced
 from foxden_broker.store.base import Checkpoint, Lease, StorageFull, StoreError, Task

@@ -1,27 +1,29 @@
 """The broker's own certificate authority, for pools whose broker has no public certificate.
 
-The CA is made once and kept; the server's certificate is made anew when it nears its end. Its one
-fixed name is `foxden_proto.address.CERTIFICATE_NAME`, which pinned clients check for whatever
-address they dialled.
+The CA is made once and kept; the server's certificate is made anew when it nears its end (own_ca).
+Its one fixed name is `foxden_proto.address.CERTIFICATE_NAME`, which pinned clients check for
+whatever address they dialled.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
+import subprocess
+import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-
-from foxden_proto.address import CERTIFICATE_NAME, ca_pin
+from foxden_proto.address import ca_pin
 from foxden_proto.home import write_private
 
-_CA_DAYS = 3650
-_SERVER_DAYS = 397
-_RENEW_DAYS = 30
+_FILES = ("ca.key", "ca.pem", "server.key", "server.pem")
+_MAKING_SECONDS = 60.0
+
+
+class CertificateError(Exception):
+    """The broker's own certificate could not be made; the text says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -34,89 +36,53 @@ class Certificate:
     pin: str = ""
 
 
-def own_certificate(folder: Path, now: dt.datetime) -> Certificate:
-    """The certificate of this broker's own CA, made or renewed where needed."""
-    ca_key_path, ca_path = folder / "ca.key", folder / "ca.pem"
-    server, server_key = folder / "server.pem", folder / "server.key"
-    if not ca_path.exists() or not ca_key_path.exists():
-        server.unlink(missing_ok=True)  # signed by a CA that is gone
-        ca_key = ec.generate_private_key(ec.SECP256R1())
-        write_private(ca_key_path, _key_pem(ca_key))
-        write_private(ca_path, _pem(_ca(ca_key, now)))
-    ca = x509.load_pem_x509_certificate(ca_path.read_bytes())
-    if not server_key.exists() or not _lasts(server, now):
-        ca_key = serialization.load_pem_private_key(ca_key_path.read_bytes(), None)  # type: ignore[assignment]
-        key = ec.generate_private_key(ec.SECP256R1())
-        write_private(server_key, _key_pem(key))
-        write_private(server, _pem(_server(key, ca, ca_key, now)))
-    ca_pem = ca_path.read_text()
-    return Certificate(server, server_key, ca_pem, ca_pin(ca_pem))
+def own_certificate(folder: Path, now: dt.datetime, *, apart: bool = False) -> Certificate:
+    """The certificate of this broker's own CA, made or renewed where needed; `apart`: by a process
+    of its own, so that what this takes is gone with it. Raises CertificateError."""
+    remembered = folder / "server.renew"
+    if not _lasts(folder, remembered, now):
+        renew = _make_apart(folder, now) if apart else _make(folder, now)
+        write_private(remembered, f"{renew.isoformat()} {_digest(folder)}\n")
+    ca_pem = (folder / "ca.pem").read_text()
+    return Certificate(folder / "server.pem", folder / "server.key", ca_pem, ca_pin(ca_pem))
 
 
-def _lasts(path: Path, now: dt.datetime) -> bool:
-    if not path.exists():
+def _lasts(folder: Path, remembered: Path, now: dt.datetime) -> bool:
+    """Whether there is nothing to be made: as was written down when these very files were."""
+    if not all((folder / name).exists() for name in _FILES):
         return False
-    until = x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc
-    return until - now > dt.timedelta(days=_RENEW_DAYS)
+    with suppress(OSError, ValueError):
+        renew, digest = remembered.read_text().split()
+        return digest == _digest(folder) and now < dt.datetime.fromisoformat(renew)
+    return False
 
 
-def _ca(key: ec.EllipticCurvePrivateKey, now: dt.datetime) -> x509.Certificate:
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Foxden broker CA")])
-    usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
-    return (
-        _builder(name, name, key, now, _CA_DAYS)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(usage, critical=True)
-        .sign(key, hashes.SHA256())
-    )
+def _digest(folder: Path) -> str:
+    return hashlib.sha256((folder / "server.pem").read_bytes()).hexdigest()
 
 
-def _server(
-    key: ec.EllipticCurvePrivateKey,
-    ca: x509.Certificate,
-    ca_key: ec.EllipticCurvePrivateKey,
-    now: dt.datetime,
-) -> x509.Certificate:
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, CERTIFICATE_NAME)])
-    names = x509.SubjectAlternativeName([x509.DNSName(CERTIFICATE_NAME)])
-    issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key())
-    return (
-        _builder(name, ca.subject, key, now, _SERVER_DAYS)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(names, critical=False)
-        .add_extension(issuer, critical=False)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .sign(ca_key, hashes.SHA256())
-    )
+def _make(folder: Path, now: dt.datetime) -> dt.datetime:
+    from foxden_broker import own_ca
+
+    return own_ca.make(folder, now)
 
 
-def _builder(
-    subject: x509.Name,
-    issuer: x509.Name,
-    key: ec.EllipticCurvePrivateKey,
-    now: dt.datetime,
-    days: int,
-) -> x509.CertificateBuilder:
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        # An hour back: the clocks of thirty PCs are not one clock.
-        .not_valid_before(now - dt.timedelta(hours=1))
-        .not_valid_after(now + dt.timedelta(days=days))
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-    )
-
-
-def _pem(certificate: x509.Certificate) -> str:
-    return certificate.public_bytes(serialization.Encoding.PEM).decode()
-
-
-def _key_pem(key: ec.EllipticCurvePrivateKey) -> str:
-    return key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    ).decode()
+def _make_apart(folder: Path, now: dt.datetime) -> dt.datetime:
+    command = [sys.executable, "-m", "foxden_broker.own_ca", str(folder), now.isoformat()]
+    try:
+        made = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=_MAKING_SECONDS,
+            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),  # Windows opens one otherwise
+        )
+        return dt.datetime.fromisoformat(made.stdout.strip())
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
+        raise CertificateError(
+            f"The broker's own certificate in {folder} could not be made "
+            f"({said[-1] if said else type(error).__name__}): look whether its files can be read "
+            "and written; what is damaged can be deleted, but agents then need the new address."
+        ) from error

@@ -44,6 +44,7 @@ class Settings:
     device: str | None = None  # None: the agent chooses
     models: Path | None = None
     replay: Path | None = None  # recorded readings, in place of the card's own
+    vram_budget: float | None = None  # GB of the card that may be used; None: the agent decides
 
 
 class LocalPool:
@@ -94,6 +95,8 @@ class LocalPool:
             arguments += ["--device", self._settings.device]
         if self._settings.models:
             arguments += ["--models", str(self._settings.models)]
+        if self._settings.vram_budget:
+            arguments += ["--vram-budget", f"{self._settings.vram_budget:g}"]
         if self._settings.replay:
             arguments += ["--replay", str(self._settings.replay)]
         token = agent_token(self._settings.home, endpoint)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import operator
 import os
 import re
@@ -20,6 +21,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import grpc
+import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "support"))
@@ -60,6 +62,21 @@ def quartiles(values: list[float]) -> str:
     """The middle half of the values, for a row's remark."""
     low, _, high = statistics.quantiles(values, n=4)
     return f"{low:.3g} to {high:.3g}"
+
+
+def certain(values: list[float]) -> str:
+    """Where the median of all such values lies, with 95 % (order statistics; six or more)."""
+    ordered = sorted(values)
+    from_each_end = max(1, math.floor(len(ordered) / 2 - 0.98 * math.sqrt(len(ordered))))
+    return f"{ordered[from_each_end - 1]:.2g} to {ordered[-from_each_end]:.2g}"
+
+
+def processor_seconds(pid: int) -> float:
+    """Of all threads that a process has and had. Linux counts in nanoseconds, others in ticks."""
+    if sys.platform == "linux":
+        return time.clock_gettime((~pid << 3) | 2)  # clock_getcpuclockid(3) of another process
+    times = psutil.Process(pid).cpu_times()
+    return times.user + times.system
 
 
 def timed(work: Callable[[], object]) -> float:

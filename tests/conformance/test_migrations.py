@@ -17,7 +17,7 @@ from sqlalchemy.engine import make_url
 
 from foxden_broker.store import postgres_database
 from foxden_broker.store.base import Assign, Attempt, Picture, StoreError
-from foxden_broker.store.migrate import migrate
+from foxden_broker.store.migrate import upgrade
 from foxden_broker.store.schema import metadata
 from foxden_broker.store.sql_store import open_store
 from foxden_proto.states import JobState, TaskState
@@ -100,7 +100,7 @@ def old_others() -> Rows:
 def old_database(engine: Engine) -> MetaData:
     """Make it, and return its tables as they are then."""
     with engine.begin() as conn:
-        migrate(conn, OLD_HEAD)
+        upgrade(conn, OLD_HEAD)
     tables = MetaData()
     tables.reflect(engine)
     assert set(tables.tables) < set(metadata.tables) | {"alembic_version"}
@@ -262,7 +262,7 @@ async def test_an_index_that_was_left_unfinished_is_built_again(
 ) -> None:
     url, engine, _ = old_postgres
     with engine.connect() as conn:
-        migrate(conn, "0002")
+        upgrade(conn, "0002")
         conn.commit()
         conn.exec_driver_sql("CREATE INDEX picture_blob ON picture (account_id, sha256)")
         broken = "UPDATE pg_index SET indisvalid = false"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from sqlalchemy import Connection, UniqueConstraint, create_engine
 
 from foxden_broker.store.base import StoreError
 from foxden_broker.store.database import open_database
-from foxden_broker.store.migrate import migrate
+from foxden_broker.store.migrate import migrate, newest, upgrade
 from foxden_broker.store.schema import metadata
 
 NewUrl = Callable[[], str]
@@ -38,7 +40,7 @@ def test_migrations_and_schema_py_write_the_same_sqlite(tmp_path: Path) -> None:
         found: dict[str, Any] = {}
         with sqlite3.connect(path) as conn:
             for _, name, kind, _, rowid, strict in conn.execute("PRAGMA table_list").fetchall():
-                if kind == "table" and not name.startswith(("sqlite_", "alembic_")):
+                if kind == "table" and not name.startswith("sqlite_"):
                     columns = conn.execute(f"PRAGMA table_xinfo({name})").fetchall()
                     found[name] = (rowid, strict, {column[1]: column[2:] for column in columns})
             indexes = "SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql <> ''"
@@ -46,13 +48,36 @@ def test_migrations_and_schema_py_write_the_same_sqlite(tmp_path: Path) -> None:
         return found
 
     by_migration, by_schema = tmp_path / "a.db", tmp_path / "b.db"
-    for path, make in ((by_migration, migrate), (by_schema, metadata.create_all)):
+    for path, make in ((by_migration, upgrade), (by_schema, migrate)):
         engine = create_engine(f"sqlite:///{path}")
         with engine.begin() as conn:
             make(conn)
         engine.dispose()
     assert tables(by_migration) == tables(by_schema)
     assert "WHERE" in tables(by_schema)["job_ended"]
+
+
+def test_empty_sqlite_is_stamped_with_the_newest_step_and_no_step_is_left_to_take(
+    tmp_path: Path,
+) -> None:
+    engine = create_engine(f"sqlite:///{tmp_path / 'a.db'}")
+    with engine.begin() as conn:
+        migrate(conn)
+        assert MigrationContext.configure(conn).get_current_heads() == (newest(),)
+        upgrade(conn)  # Alembic's own newest: it would fail to make what is there
+    engine.dispose()
+
+
+def test_database_at_the_newest_step_is_opened_without_alembic(new_url: NewUrl) -> None:
+    code = (
+        "import asyncio, sys\n"
+        "from foxden_broker.store.sql_store import open_store\n"
+        "async def main():\n"
+        "    await (await open_store(sys.argv[1])).close()\n"
+        "asyncio.run(main())\n"
+        "assert 'alembic' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code, new_url()], check=True, timeout=60)
 
 
 def test_migrating_again_changes_nothing(new_url: NewUrl) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -192,3 +193,20 @@ def test_spill_is_more_reserved_than_has_gone_from_a_full_card(
 def test_unknown_data_type_is_refused() -> None:
     with pytest.raises(ValueError, match="'float8' is no data type"):
         placing.torch_dtype(Placement(dtype="float8"), CPU)
+
+
+def test_cuda_device_is_told_as_the_driver_writes_it() -> None:
+    known = SimpleNamespace(
+        uuid="4f6a1b2c-0000-11ee-be56-0242ac120002",
+        pci_domain_id=0,
+        pci_bus_id=0x4B,
+        pci_device_id=1,
+    )
+    assert placing.uuid_of(known) == "4f6a1b2c-0000-11ee-be56-0242ac120002"
+    assert placing.pci_bus_id_of(known) == "00000000:4b:01.0"
+
+
+@pytest.mark.parametrize("uuid", [{}, {"uuid": "00000000-0000-0000-0000-000000000000"}])
+def test_device_that_torch_or_driver_cannot_name_is_told_by_nothing(uuid: dict[str, str]) -> None:
+    unknown = SimpleNamespace(name="a card", **uuid)
+    assert placing.uuid_of(unknown) == placing.pci_bus_id_of(unknown) == ""

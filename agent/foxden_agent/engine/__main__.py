@@ -8,6 +8,7 @@ it says one line, `listening ADDRESS`, before torch is imported.
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import signal
 import sys
@@ -22,6 +23,8 @@ _ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "DIFFUSERS_DISABLE_REMOTE_CODE": "1",
     "TOKENIZERS_PARALLELISM": "false",
+    # cuda:N is then the N-th card of nvidia-smi; by itself CUDA counts the fastest first.
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
     # OpenMP threads that wait busily for one another steal the owner's cores, and where another
     # program uses them too, every small operation waits out a scheduler's time slice: a picture
     # of the demo model took up to 100 s beside two busy processes. Sleeping at once (0) costs as
@@ -51,6 +54,12 @@ def main() -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda:N")
     parser.add_argument("--low-priority", action="store_true", help="let other programs go first")
     arguments = parser.parse_args()
+    from foxden_agent.engine import heap
+
+    heap.keep()
+    # What is imported stays: looking through it for garbage again and again takes a tenth of the
+    # time until it is there. server.py lets the collector begin after that.
+    gc.disable()
     # Ctrl-C in a terminal reaches the whole group; it is the agent's to decide what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.update(_ENVIRONMENT)

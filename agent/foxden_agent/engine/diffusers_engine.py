@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from foxden_agent.engine import checkpoints, placing
+from foxden_agent.engine import checkpoints, heap, placing
 from foxden_agent.engine.checkpoints import Identity, Snapshot
 from foxden_agent.engine.duty_cycle import DutyCycle, Share, always_working
 from foxden_agent.engine.errors import BadCheckpoint, BadRequest, OutOfMemory
@@ -88,7 +88,10 @@ class DiffusersEngine:
         placement = placement or Placement()
         self._pipe = self._loaded = None
         placing.limit_memory(placement, self._device)
-        brought = self._models.bring(model, placement)
+        try:
+            brought = self._models.bring(model, placement)
+        finally:
+            heap.give_back()  # what other models left, and this one did not take
         key = (model.path, model.sha256)
         self._models.check(key)
         opened = brought.warm.opened
@@ -186,6 +189,7 @@ class DiffusersEngine:
         finally:
             # The next scheduler is made from the model's own configuration, not from this one's.
             self._pipe.scheduler = own_scheduler
+            heap.give_back()
         by_id = {item.item_id: item.request for item in batch.items}
         for item_id, image in zip(driver.decoded, images, strict=True):
             png = encode_png(image, by_id[item_id], self._version)
@@ -360,6 +364,8 @@ def _describe_device(device: torch.device, *, in_use: bool = False) -> Device:
             name=properties.name,
             memory_total=properties.total_memory,
             memory_free=free,
+            uuid=placing.uuid_of(properties),
+            pci_bus_id=placing.pci_bus_id_of(properties),
         )
     memory = psutil.virtual_memory()
     return Device(

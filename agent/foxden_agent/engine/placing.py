@@ -120,6 +120,25 @@ def compute_capability(device: torch.device) -> str:
     return f"{major}.{minor}"
 
 
+def uuid_of(properties: Any) -> str:
+    """Of a CUDA device's properties; empty where torch or the driver tells none.
+
+    torch names it since 2.5; drivers of before 2011 and some virtual cards say zeros.
+    """
+    uuid = str(getattr(properties, "uuid", ""))
+    return uuid if uuid.strip("0-") else ""
+
+
+def pci_bus_id_of(properties: Any) -> str:
+    """Likewise, as NVIDIA's driver writes it: "00000000:01:00.0"."""
+    names = ("pci_domain_id", "pci_bus_id", "pci_device_id")
+    numbers = [getattr(properties, name, None) for name in names]
+    if any(number is None for number in numbers):
+        return ""
+    domain, bus, device = numbers
+    return f"{domain:08x}:{bus:02x}:{device:02x}.0"
+
+
 def describe(placement: Placement, device: torch.device, dtype: torch.dtype) -> str:
     """The layout in words, as it is recorded with a picture: "cuda:0 float16 tiled"."""
     device = device_of(placement, device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import hmac
 import logging
 import os
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import grpc
 
+from foxden_agent.engine import heap
 from foxden_agent.engine.errors import BadModel, BadRequest, Busy, EngineError, Stopped
 from foxden_agent.engine.event_queue import EventQueue
 from foxden_proto import limits
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("foxden.engine")
 T = TypeVar("T")
 
+_KEPT_FOR_A_LOAD = 2.0  # seconds, of memory that a model left
 SECRET_KEY = "foxden-secret"  # noqa: S105 -- the metadata's name, not its value
 _OPTIONS = [
     ("grpc.max_send_message_length", limits.PICTURE_BYTES + limits.MIB),
@@ -154,11 +157,19 @@ class EngineService(engine_pb2_grpc.EngineServicer):
         self, request: UnloadRequest, context: grpc.ServicerContext
     ) -> UnloadResponse:
         try:
-            return self._exclusively(
-                lambda engine: engine.unload(request.sha256s, request.to)
-            ).result()
+            done = self._exclusively(lambda engine: engine.unload(request.sha256s, request.to))
+            answer = done.result()
         except Exception as error:  # noqa: BLE001
             _abort(context, error)
+        later = threading.Timer(_KEPT_FOR_A_LOAD, self._tidy)
+        later.daemon = True
+        later.start()
+        return answer
+
+    def _tidy(self) -> None:
+        """Mostly another model took what the one before left; where none came, nobody shall."""
+        if not self._busy.locked():  # a load gives back the rest itself
+            heap.give_back()
 
     def Generate(  # noqa: N802
         self, request: Batch, context: grpc.ServicerContext
@@ -234,9 +245,13 @@ def _step_back() -> None:
 
 
 def _import_pipeline() -> None:
-    import diffusers
+    try:
+        import diffusers
 
-    _ = diffusers.StableDiffusionPipeline  # its attributes are imported when they are asked for
+        _ = diffusers.StableDiffusionPipeline  # its attributes are imported when asked for
+    finally:
+        gc.freeze()  # what was imported is nobody's garbage; each unload looks through the rest
+        gc.enable()
 
 
 def _import_engine(device: str) -> tuple[DiffusersEngine, EngineDescription]:

@@ -22,7 +22,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from foxden_agent.engine import placing
+from foxden_agent.engine import heap, placing
 from foxden_agent.engine.errors import BadModel, OutOfMemory
 from foxden_agent.engine.fast_loading import FileChanged, touch
 from foxden_agent.engine.loading import Opened, open_pipeline
@@ -205,7 +205,7 @@ class WarmModels:
     def _free(self, device: torch.device) -> int:
         if device.type == "cuda":
             return int(torch.cuda.mem_get_info(device)[0])
-        return int(psutil.virtual_memory().available)
+        return int(psutil.virtual_memory().available) + heap.spare()
 
 
 def _read_through(path: Path, opened: Opened | None) -> None:

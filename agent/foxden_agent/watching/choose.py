@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 
 from foxden_agent.readings import CardReadings
@@ -44,11 +45,17 @@ def watching(
     others = [device.device for device in devices if device not in nvidia]
     sources: list[CardSource] = []
     if nvidia:
-        sources.append(_Nvidia(NvmlCards(nvidia, retry=settings.driver_retry), nvidia, own_pids))
+        cards = NvmlCards(nvidia, environ=engines_environ(), retry=settings.driver_retry)
+        sources.append(_Nvidia(cards, nvidia, own_pids))
     if others:
         sources.append(_Others(others))
     machine = Machine(desktop_of_this_system(), listed_programs)
     return Watcher(sources, machine, deliver, settings, order=order)
+
+
+def engines_environ() -> dict[str, str]:
+    """What says how an engine counts the cards: in bus order, whatever this process was told."""
+    return {**os.environ, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
 
 class _Nvidia:

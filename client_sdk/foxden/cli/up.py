@@ -28,6 +28,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def add_card_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", metavar="DEVICE", help="cpu or cuda:0; chosen if not given")
     parser.add_argument("--models", type=Path, metavar="DIR", help="the folder with model files")
+    text = "the most of the card's memory that is used (all but what the desktop needs)"
+    parser.add_argument("--vram-budget", type=gigabytes, metavar="GB", help=text)
 
 
 def port(text: str) -> int:
@@ -37,10 +39,27 @@ def port(text: str) -> int:
     return int(text)
 
 
+def gigabytes(text: str) -> float:
+    """An argparse type: 0.5 to 1024, as the agent takes it."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0.5 <= number <= 1024:
+        raise argparse.ArgumentTypeError(f"{text!r} is no budget: use GB from 0.5 up, such as 6.5")
+    return number
+
+
 def run(args: argparse.Namespace) -> int:
     home = homes.home(args.home)
     settings = Settings(
-        home, args.grpc_port, args.http_port, args.device, args.models, replay=args.replay
+        home,
+        args.grpc_port,
+        args.http_port,
+        args.device,
+        args.models,
+        replay=args.replay,
+        vram_budget=args.vram_budget,
     )
 
     def remember(endpoint: Endpoint) -> None:

@@ -26,7 +26,7 @@ from foxden_proto.v1 import generation_pb2 as foxden__proto_dot_v1_dot_generatio
 from foxden_proto.v1 import pool_pb2 as foxden__proto_dot_v1_dot_pool__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x66oxden_proto/v1/engine.proto\x12\tfoxden.v1\x1a foxden_proto/v1/generation.proto\x1a\x1a\x66oxden_proto/v1/pool.proto\"\x11\n\x0f\x44\x65scribeRequest\"Q\n\x06\x44\x65vice\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x14\n\x0cmemory_total\x18\x03 \x01(\x03\x12\x13\n\x0bmemory_free\x18\x04 \x01(\x03\"\xae\x01\n\x11\x45ngineDescription\x12!\n\x06\x64\x65vice\x18\x01 \x01(\x0b\x32\x11.foxden.v1.Device\x12\"\n\x07\x64\x65vices\x18\x02 \x03(\x0b\x32\x11.foxden.v1.Device\x12$\n\x08samplers\x18\x03 \x03(\x0b\x32\x12.foxden.v1.Sampler\x12\x10\n\x08versions\x18\x04 \x01(\t\x12\x1a\n\x12\x63ompute_capability\x18\x05 \x01(\t\"}\n\tPlacement\x12\r\n\x05\x64type\x18\x01 \x01(\t\x12\x12\n\nvae_tiling\x18\x02 \x01(\x08\x12\x19\n\x11\x61ttention_slicing\x18\x03 \x01(\x08\x12\x0f\n\x07offload\x18\x04 \x01(\t\x12\x0b\n\x03\x63pu\x18\x05 \x01(\x08\x12\x14\n\x0cmemory_limit\x18\x06 \x01(\x03\"I\n\x0bModelSource\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x0c\n\x04path\x18\x03 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x04 \x01(\t\"|\n\x0bLoadRequest\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.foxden.v1.ModelSource\x12\'\n\tplacement\x18\x02 \x01(\x0b\x32\x14.foxden.v1.Placement\x12\x1d\n\x04tier\x18\x03 \x01(\x0e\x32\x0f.foxden.v1.Tier\"h\n\x0cLoadResponse\x12\x0f\n\x07seconds\x18\x01 \x01(\x01\x12\x0e\n\x06memory\x18\x02 \x01(\x03\x12\"\n\tcame_from\x18\x03 \x01(\x0e\x32\x0f.foxden.v1.Tier\x12\x13\n\x0bmemory_used\x18\x04 \x01(\x03\"=\n\rUnloadRequest\x12\x0f\n\x07sha256s\x18\x01 \x03(\t\x12\x1b\n\x02to\x18\x02 \x01(\x0e\x32\x0f.foxden.v1.Tier\"%\n\x0eUnloadResponse\x12\x13\n\x0bmemory_used\x18\x01 \x01(\x03\"\x91\x01\n\x05\x42\x61tch\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.foxden.v1.ModelSource\x12#\n\x05items\x18\x02 \x03(\x0b\x32\x14.foxden.v1.BatchItem\x12\'\n\tplacement\x18\x03 \x01(\x0b\x32\x14.foxden.v1.Placement\x12\x13\n\x0b\x63heckpoints\x18\x04 \x01(\x08\"Z\n\tBatchItem\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12(\n\x07request\x18\x02 \x01(\x0b\x32\x17.foxden.v1.ImageRequest\x12\x12\n\ncheckpoint\x18\x03 \x01(\x0c\"\x1f\n\x0bStopRequest\x12\x10\n\x08item_ids\x18\x01 \x03(\t\"\x0e\n\x0cStopResponse\" \n\x0fSetShareRequest\x12\r\n\x05share\x18\x01 \x01(\x01\"\x12\n\x10SetShareResponse\"\xa2\x02\n\x0b\x45ngineEvent\x12\'\n\x05stage\x18\x01 \x01(\x0b\x32\x16.foxden.v1.EngineStageH\x00\x12%\n\x04step\x18\x02 \x01(\x0b\x32\x15.foxden.v1.EngineStepH\x00\x12+\n\x07picture\x18\x03 \x01(\x0b\x32\x18.foxden.v1.EnginePictureH\x00\x12+\n\x07stopped\x18\x04 \x01(\x0b\x32\x18.foxden.v1.EngineStoppedH\x00\x12\x31\n\ncheckpoint\x18\x05 \x01(\x0b\x32\x1b.foxden.v1.EngineCheckpointH\x00\x12-\n\x08measured\x18\x06 \x01(\x0b\x32\x19.foxden.v1.EngineMeasuredH\x00\x42\x07\n\x05\x65vent\"?\n\x10\x45ngineCheckpoint\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x0c\n\x04step\x18\x02 \x01(\x05\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"\x85\x01\n\x0e\x45ngineMeasured\x12\x13\n\x0bpeak_memory\x18\x01 \x01(\x03\x12\x13\n\x0bmemory_used\x18\x02 \x01(\x03\x12\x14\n\x0cload_seconds\x18\x03 \x01(\x01\x12\"\n\tcame_from\x18\x04 \x01(\x0e\x32\x0f.foxden.v1.Tier\x12\x0f\n\x07spilled\x18\x05 \x01(\x08\"\x1c\n\x0b\x45ngineStage\x12\r\n\x05stage\x18\x01 \x01(\t\")\n\nEngineStep\x12\x0c\n\x04step\x18\x01 \x01(\x05\x12\r\n\x05steps\x18\x02 \x01(\x05\"\x84\x01\n\rEnginePicture\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x0b\n\x03png\x18\x02 \x01(\x0c\x12\r\n\x05width\x18\x03 \x01(\x05\x12\x0e\n\x06height\x18\x04 \x01(\x05\x12\x0f\n\x07seconds\x18\x05 \x01(\x01\x12\x12\n\nbatch_size\x18\x06 \x01(\x05\x12\x11\n\tplacement\x18\x07 \x01(\t\" \n\rEngineStopped\x12\x0f\n\x07item_id\x18\x01 \x01(\t2\xfc\x02\n\x06\x45ngine\x12\x44\n\x08\x44\x65scribe\x12\x1a.foxden.v1.DescribeRequest\x1a\x1c.foxden.v1.EngineDescription\x12\x37\n\x04Load\x12\x16.foxden.v1.LoadRequest\x1a\x17.foxden.v1.LoadResponse\x12=\n\x06Unload\x12\x18.foxden.v1.UnloadRequest\x1a\x19.foxden.v1.UnloadResponse\x12\x36\n\x08Generate\x12\x10.foxden.v1.Batch\x1a\x16.foxden.v1.EngineEvent0\x01\x12\x37\n\x04Stop\x12\x16.foxden.v1.StopRequest\x1a\x17.foxden.v1.StopResponse\x12\x43\n\x08SetShare\x12\x1a.foxden.v1.SetShareRequest\x1a\x1b.foxden.v1.SetShareResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x66oxden_proto/v1/engine.proto\x12\tfoxden.v1\x1a foxden_proto/v1/generation.proto\x1a\x1a\x66oxden_proto/v1/pool.proto\"\x11\n\x0f\x44\x65scribeRequest\"s\n\x06\x44\x65vice\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x14\n\x0cmemory_total\x18\x03 \x01(\x03\x12\x13\n\x0bmemory_free\x18\x04 \x01(\x03\x12\x0c\n\x04uuid\x18\x05 \x01(\t\x12\x12\n\npci_bus_id\x18\x06 \x01(\t\"\xae\x01\n\x11\x45ngineDescription\x12!\n\x06\x64\x65vice\x18\x01 \x01(\x0b\x32\x11.foxden.v1.Device\x12\"\n\x07\x64\x65vices\x18\x02 \x03(\x0b\x32\x11.foxden.v1.Device\x12$\n\x08samplers\x18\x03 \x03(\x0b\x32\x12.foxden.v1.Sampler\x12\x10\n\x08versions\x18\x04 \x01(\t\x12\x1a\n\x12\x63ompute_capability\x18\x05 \x01(\t\"}\n\tPlacement\x12\r\n\x05\x64type\x18\x01 \x01(\t\x12\x12\n\nvae_tiling\x18\x02 \x01(\x08\x12\x19\n\x11\x61ttention_slicing\x18\x03 \x01(\x08\x12\x0f\n\x07offload\x18\x04 \x01(\t\x12\x0b\n\x03\x63pu\x18\x05 \x01(\x08\x12\x14\n\x0cmemory_limit\x18\x06 \x01(\x03\"I\n\x0bModelSource\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x0c\n\x04path\x18\x03 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x04 \x01(\t\"|\n\x0bLoadRequest\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.foxden.v1.ModelSource\x12\'\n\tplacement\x18\x02 \x01(\x0b\x32\x14.foxden.v1.Placement\x12\x1d\n\x04tier\x18\x03 \x01(\x0e\x32\x0f.foxden.v1.Tier\"h\n\x0cLoadResponse\x12\x0f\n\x07seconds\x18\x01 \x01(\x01\x12\x0e\n\x06memory\x18\x02 \x01(\x03\x12\"\n\tcame_from\x18\x03 \x01(\x0e\x32\x0f.foxden.v1.Tier\x12\x13\n\x0bmemory_used\x18\x04 \x01(\x03\"=\n\rUnloadRequest\x12\x0f\n\x07sha256s\x18\x01 \x03(\t\x12\x1b\n\x02to\x18\x02 \x01(\x0e\x32\x0f.foxden.v1.Tier\"%\n\x0eUnloadResponse\x12\x13\n\x0bmemory_used\x18\x01 \x01(\x03\"\x91\x01\n\x05\x42\x61tch\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.foxden.v1.ModelSource\x12#\n\x05items\x18\x02 \x03(\x0b\x32\x14.foxden.v1.BatchItem\x12\'\n\tplacement\x18\x03 \x01(\x0b\x32\x14.foxden.v1.Placement\x12\x13\n\x0b\x63heckpoints\x18\x04 \x01(\x08\"Z\n\tBatchItem\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12(\n\x07request\x18\x02 \x01(\x0b\x32\x17.foxden.v1.ImageRequest\x12\x12\n\ncheckpoint\x18\x03 \x01(\x0c\"\x1f\n\x0bStopRequest\x12\x10\n\x08item_ids\x18\x01 \x03(\t\"\x0e\n\x0cStopResponse\" \n\x0fSetShareRequest\x12\r\n\x05share\x18\x01 \x01(\x01\"\x12\n\x10SetShareResponse\"\xa2\x02\n\x0b\x45ngineEvent\x12\'\n\x05stage\x18\x01 \x01(\x0b\x32\x16.foxden.v1.EngineStageH\x00\x12%\n\x04step\x18\x02 \x01(\x0b\x32\x15.foxden.v1.EngineStepH\x00\x12+\n\x07picture\x18\x03 \x01(\x0b\x32\x18.foxden.v1.EnginePictureH\x00\x12+\n\x07stopped\x18\x04 \x01(\x0b\x32\x18.foxden.v1.EngineStoppedH\x00\x12\x31\n\ncheckpoint\x18\x05 \x01(\x0b\x32\x1b.foxden.v1.EngineCheckpointH\x00\x12-\n\x08measured\x18\x06 \x01(\x0b\x32\x19.foxden.v1.EngineMeasuredH\x00\x42\x07\n\x05\x65vent\"?\n\x10\x45ngineCheckpoint\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x0c\n\x04step\x18\x02 \x01(\x05\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"\x85\x01\n\x0e\x45ngineMeasured\x12\x13\n\x0bpeak_memory\x18\x01 \x01(\x03\x12\x13\n\x0bmemory_used\x18\x02 \x01(\x03\x12\x14\n\x0cload_seconds\x18\x03 \x01(\x01\x12\"\n\tcame_from\x18\x04 \x01(\x0e\x32\x0f.foxden.v1.Tier\x12\x0f\n\x07spilled\x18\x05 \x01(\x08\"\x1c\n\x0b\x45ngineStage\x12\r\n\x05stage\x18\x01 \x01(\t\")\n\nEngineStep\x12\x0c\n\x04step\x18\x01 \x01(\x05\x12\r\n\x05steps\x18\x02 \x01(\x05\"\x84\x01\n\rEnginePicture\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x0b\n\x03png\x18\x02 \x01(\x0c\x12\r\n\x05width\x18\x03 \x01(\x05\x12\x0e\n\x06height\x18\x04 \x01(\x05\x12\x0f\n\x07seconds\x18\x05 \x01(\x01\x12\x12\n\nbatch_size\x18\x06 \x01(\x05\x12\x11\n\tplacement\x18\x07 \x01(\t\" \n\rEngineStopped\x12\x0f\n\x07item_id\x18\x01 \x01(\t2\xfc\x02\n\x06\x45ngine\x12\x44\n\x08\x44\x65scribe\x12\x1a.foxden.v1.DescribeRequest\x1a\x1c.foxden.v1.EngineDescription\x12\x37\n\x04Load\x12\x16.foxden.v1.LoadRequest\x1a\x17.foxden.v1.LoadResponse\x12=\n\x06Unload\x12\x18.foxden.v1.UnloadRequest\x1a\x19.foxden.v1.UnloadResponse\x12\x36\n\x08Generate\x12\x10.foxden.v1.Batch\x1a\x16.foxden.v1.EngineEvent0\x01\x12\x37\n\x04Stop\x12\x16.foxden.v1.StopRequest\x1a\x17.foxden.v1.StopResponse\x12\x43\n\x08SetShare\x12\x1a.foxden.v1.SetShareRequest\x1a\x1b.foxden.v1.SetShareResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,47 +36,47 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DESCRIBEREQUEST']._serialized_start=105
   _globals['_DESCRIBEREQUEST']._serialized_end=122
   _globals['_DEVICE']._serialized_start=124
-  _globals['_DEVICE']._serialized_end=205
-  _globals['_ENGINEDESCRIPTION']._serialized_start=208
-  _globals['_ENGINEDESCRIPTION']._serialized_end=382
-  _globals['_PLACEMENT']._serialized_start=384
-  _globals['_PLACEMENT']._serialized_end=509
-  _globals['_MODELSOURCE']._serialized_start=511
-  _globals['_MODELSOURCE']._serialized_end=584
-  _globals['_LOADREQUEST']._serialized_start=586
-  _globals['_LOADREQUEST']._serialized_end=710
-  _globals['_LOADRESPONSE']._serialized_start=712
-  _globals['_LOADRESPONSE']._serialized_end=816
-  _globals['_UNLOADREQUEST']._serialized_start=818
-  _globals['_UNLOADREQUEST']._serialized_end=879
-  _globals['_UNLOADRESPONSE']._serialized_start=881
-  _globals['_UNLOADRESPONSE']._serialized_end=918
-  _globals['_BATCH']._serialized_start=921
-  _globals['_BATCH']._serialized_end=1066
-  _globals['_BATCHITEM']._serialized_start=1068
-  _globals['_BATCHITEM']._serialized_end=1158
-  _globals['_STOPREQUEST']._serialized_start=1160
-  _globals['_STOPREQUEST']._serialized_end=1191
-  _globals['_STOPRESPONSE']._serialized_start=1193
-  _globals['_STOPRESPONSE']._serialized_end=1207
-  _globals['_SETSHAREREQUEST']._serialized_start=1209
-  _globals['_SETSHAREREQUEST']._serialized_end=1241
-  _globals['_SETSHARERESPONSE']._serialized_start=1243
-  _globals['_SETSHARERESPONSE']._serialized_end=1261
-  _globals['_ENGINEEVENT']._serialized_start=1264
-  _globals['_ENGINEEVENT']._serialized_end=1554
-  _globals['_ENGINECHECKPOINT']._serialized_start=1556
-  _globals['_ENGINECHECKPOINT']._serialized_end=1619
-  _globals['_ENGINEMEASURED']._serialized_start=1622
-  _globals['_ENGINEMEASURED']._serialized_end=1755
-  _globals['_ENGINESTAGE']._serialized_start=1757
-  _globals['_ENGINESTAGE']._serialized_end=1785
-  _globals['_ENGINESTEP']._serialized_start=1787
-  _globals['_ENGINESTEP']._serialized_end=1828
-  _globals['_ENGINEPICTURE']._serialized_start=1831
-  _globals['_ENGINEPICTURE']._serialized_end=1963
-  _globals['_ENGINESTOPPED']._serialized_start=1965
-  _globals['_ENGINESTOPPED']._serialized_end=1997
-  _globals['_ENGINE']._serialized_start=2000
-  _globals['_ENGINE']._serialized_end=2380
+  _globals['_DEVICE']._serialized_end=239
+  _globals['_ENGINEDESCRIPTION']._serialized_start=242
+  _globals['_ENGINEDESCRIPTION']._serialized_end=416
+  _globals['_PLACEMENT']._serialized_start=418
+  _globals['_PLACEMENT']._serialized_end=543
+  _globals['_MODELSOURCE']._serialized_start=545
+  _globals['_MODELSOURCE']._serialized_end=618
+  _globals['_LOADREQUEST']._serialized_start=620
+  _globals['_LOADREQUEST']._serialized_end=744
+  _globals['_LOADRESPONSE']._serialized_start=746
+  _globals['_LOADRESPONSE']._serialized_end=850
+  _globals['_UNLOADREQUEST']._serialized_start=852
+  _globals['_UNLOADREQUEST']._serialized_end=913
+  _globals['_UNLOADRESPONSE']._serialized_start=915
+  _globals['_UNLOADRESPONSE']._serialized_end=952
+  _globals['_BATCH']._serialized_start=955
+  _globals['_BATCH']._serialized_end=1100
+  _globals['_BATCHITEM']._serialized_start=1102
+  _globals['_BATCHITEM']._serialized_end=1192
+  _globals['_STOPREQUEST']._serialized_start=1194
+  _globals['_STOPREQUEST']._serialized_end=1225
+  _globals['_STOPRESPONSE']._serialized_start=1227
+  _globals['_STOPRESPONSE']._serialized_end=1241
+  _globals['_SETSHAREREQUEST']._serialized_start=1243
+  _globals['_SETSHAREREQUEST']._serialized_end=1275
+  _globals['_SETSHARERESPONSE']._serialized_start=1277
+  _globals['_SETSHARERESPONSE']._serialized_end=1295
+  _globals['_ENGINEEVENT']._serialized_start=1298
+  _globals['_ENGINEEVENT']._serialized_end=1588
+  _globals['_ENGINECHECKPOINT']._serialized_start=1590
+  _globals['_ENGINECHECKPOINT']._serialized_end=1653
+  _globals['_ENGINEMEASURED']._serialized_start=1656
+  _globals['_ENGINEMEASURED']._serialized_end=1789
+  _globals['_ENGINESTAGE']._serialized_start=1791
+  _globals['_ENGINESTAGE']._serialized_end=1819
+  _globals['_ENGINESTEP']._serialized_start=1821
+  _globals['_ENGINESTEP']._serialized_end=1862
+  _globals['_ENGINEPICTURE']._serialized_start=1865
+  _globals['_ENGINEPICTURE']._serialized_end=1997
+  _globals['_ENGINESTOPPED']._serialized_start=1999
+  _globals['_ENGINESTOPPED']._serialized_end=2031
+  _globals['_ENGINE']._serialized_start=2034
+  _globals['_ENGINE']._serialized_end=2414
 # @@protoc_insertion_point(module_scope)

@@ -45,6 +45,8 @@ class Device(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     MEMORY_TOTAL_FIELD_NUMBER: _builtins.int
     MEMORY_FREE_FIELD_NUMBER: _builtins.int
+    UUID_FIELD_NUMBER: _builtins.int
+    PCI_BUS_ID_FIELD_NUMBER: _builtins.int
     device: _builtins.str
     """"cpu", "cuda:0" """
     name: _builtins.str
@@ -53,6 +55,10 @@ class Device(_message.Message):
     """bytes"""
     memory_free: _builtins.int
     """bytes that nobody used when it was asked"""
+    uuid: _builtins.str
+    """of a CUDA device, as the driver says it without "GPU-"; may be empty"""
+    pci_bus_id: _builtins.str
+    """likewise: "00000000:01:00.0" """
     def __init__(
         self,
         *,
@@ -60,10 +66,12 @@ class Device(_message.Message):
         name: _builtins.str = ...,
         memory_total: _builtins.int = ...,
         memory_free: _builtins.int = ...,
+        uuid: _builtins.str = ...,
+        pci_bus_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "memory_free", b"memory_free", "memory_total", b"memory_total", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "memory_free", b"memory_free", "memory_total", b"memory_total", "name", b"name", "pci_bus_id", b"pci_bus_id", "uuid", b"uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

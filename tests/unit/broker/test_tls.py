@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-from foxden_broker.tls import Certificate, own_certificate
+from foxden_broker.tls import Certificate, CertificateError, own_certificate
 from foxden_proto.address import CERTIFICATE_NAME, ca_pin
 
 NOW = dt.datetime(2026, 11, 22, 12, tzinfo=dt.UTC)
@@ -75,6 +78,52 @@ def test_next_start_renews_near_the_end_alone_and_keeps_the_pin(
 def test_pin_is_the_same_over_many_renewals(made: Certificate, tmp_path: Path) -> None:
     pins = {own_certificate(tmp_path, NOW + year * 380 * DAY).pin for year in range(5)}
     assert pins == {made.pin}
+
+
+def test_made_apart_it_is_the_same_and_leaves_cryptography_out_of_the_broker(
+    tmp_path: Path,
+) -> None:
+    code = (
+        "import datetime as dt, pathlib, sys\n"
+        "import foxden_broker.app\n"
+        "from foxden_broker.tls import own_certificate\n"
+        "folder, now = pathlib.Path(sys.argv[1]), dt.datetime.fromisoformat(sys.argv[2])\n"
+        "made = own_certificate(folder, now, apart=True)\n"
+        "assert own_certificate(folder, now, apart=True) == made\n"
+        "assert not {'cryptography', 'alembic', 'scipy.optimize'} & set(sys.modules)\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path), NOW.isoformat()]
+    subprocess.run(command, check=True, timeout=60)
+    before = (tmp_path / "server.pem").read_bytes()
+    again = own_certificate(tmp_path, NOW + DAY)
+    assert again.certificate.read_bytes() == before
+    assert signed_by_its_ca(again)
+
+
+def test_certificate_of_an_earlier_version_is_kept(made: Certificate, tmp_path: Path) -> None:
+    before = server(made).serial_number
+    (tmp_path / "server.renew").unlink()  # it wrote none
+    assert server(own_certificate(tmp_path, NOW)).serial_number == before
+
+
+def test_certificate_that_was_put_back_from_a_copy_is_looked_at_itself(
+    made: Certificate, tmp_path: Path
+) -> None:
+    old = {name: (tmp_path / name).read_bytes() for name in ("server.pem", "server.key")}
+    later = NOW + 380 * DAY
+    own_certificate(tmp_path, later)
+    for name, data in old.items():
+        (tmp_path / name).write_bytes(data)
+    assert server(own_certificate(tmp_path, later)).not_valid_after_utc > later + 30 * DAY
+
+
+def test_damaged_key_made_apart_says_where_and_what_to_do(
+    made: Certificate, tmp_path: Path
+) -> None:
+    (tmp_path / "server.pem").unlink()
+    (tmp_path / "ca.key").write_text("no key")
+    with pytest.raises(CertificateError, match=rf"{re.escape(str(tmp_path))}.*deleted"):
+        own_certificate(tmp_path, NOW, apart=True)
 
 
 @pytest.mark.parametrize("lost", ["server.pem", "server.key"])
