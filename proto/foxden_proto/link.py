@@ -233,9 +233,7 @@ class AgentLink(_Link):
             raise LinkError(f"a nonce of {len(challenge.nonce)} bytes")
         self._asked = True
         self._out.append(
-            pb.AgentFrame(
-                proof=pb.Proof(signature=self.prove(challenge.nonce))
-            ).SerializeToString()
+            pb.AgentFrame(proof=pb.Proof(signature=self.prove(challenge.nonce))).SerializeToString()
         )
         return []
 

@@ -113,9 +113,7 @@ class SqlStore:
     async def join_links(self, account_id: str) -> Sequence[JoinLink]:
         return await self._read(lambda conn: agent_rows.links(conn, account_id))
 
-    async def revoke_join_link(
-        self, account_id: str, link_id: str, now_ms: int
-    ) -> JoinLink | None:
+    async def revoke_join_link(self, account_id: str, link_id: str, now_ms: int) -> JoinLink | None:
         return await self._write(
             lambda conn: agent_rows.revoke_link(conn, account_id, link_id, now_ms)
         )
