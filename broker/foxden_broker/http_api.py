@@ -33,6 +33,7 @@ from foxden_proto import limits, logs, proofs
 from foxden_proto.link_checks import LinkError, read_hello
 from foxden_proto.problems import Problem, Reason
 from foxden_proto.states import TASK_HELD, LinkState, UnknownTransition
+from foxden_proto.timers import Timers
 from foxden_proto.v1 import link_pb2 as pb
 from foxden_proto.v1.generation_pb2 import ImageRequest
 
@@ -177,7 +178,7 @@ def create(
 
     async def let_in_by_key(websocket: WebSocket, who: tuple[str, str]) -> None:
         await websocket.accept()
-        timers = next(iter(accounts.values())).timers
+        timers = next((one.timers for one in accounts.values()), Timers())
         try:
             agent = await prove(
                 websocket, keeper, who, timers, waits=lambda: arriving.discard(websocket)

@@ -161,12 +161,13 @@ class KeyStore:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(settle, error, value)
 
-        self._hanging = threading.Thread(target=work, name="keyring", daemon=True)
-        self._hanging.start()
+        thread = threading.Thread(target=work, name="keyring", daemon=True)
+        thread.start()
         try:
             async with asyncio.timeout(self._seconds):
                 return await done
         except TimeoutError:
+            self._hanging = thread
             raise _Hangs from None
         finally:
             done.cancel()
