@@ -128,7 +128,7 @@ class Machine:
         self.links = Links(self.timers, hello, workers, modes)
         first = asyncio.Event()
         first.set()
-        owner: Any = SimpleNamespace(first=first, told=lambda: [], modes=modes)
+        owner: Any = SimpleNamespace(first=first, told=list, modes=modes)
         pools = JoinedPools(
             self.folder,
             agent_id,

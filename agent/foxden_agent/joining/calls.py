@@ -33,13 +33,25 @@ class Calls:
     def __init__(self, client: httpx.AsyncClient, address: Address) -> None:
         self._client = client
         self._address = address
+        # The certificate's name is fixed where the CA is pinned, whatever address was dialled.
+        self._name = {"sni_hostname": CERTIFICATE_NAME} if address.pin else {}
+
+    async def greet(self) -> None:
+        """Open the connection, which shows whether the broker has its certificate's key. Raises
+        WrongBroker or BrokerUnreachable."""
+        try:
+            await self._client.get("/healthz", extensions=self._name)
+        except httpx.HTTPError as error:
+            if _is_certificate(error):
+                raise _wrong(self._address) from None
+            raise self._silent(error) from None
 
     async def post(
         self, path: str, answer: type[Answer], request: Message | None = None, bearer: str = ""
     ) -> Answer:
         """Ask, again where the connection breaks. Raises LinkRefused, WrongBroker or
         BrokerUnreachable."""
-        problem = ""
+        problem: Exception | None = None
         for pause in _TRIES:
             await asyncio.sleep(pause)
             try:
@@ -47,13 +59,17 @@ class Calls:
             except httpx.HTTPError as error:
                 if _is_certificate(error):
                     raise _wrong(self._address) from None
-                problem = str(error) or type(error).__name__
+                problem = error
             except LinkRefused as refused:
                 if refused.why is not Refusal.UNAVAILABLE:
                     raise
-                problem = str(refused)
-        raise BrokerUnreachable(
-            f"The broker at {self._address.http_url} does not answer ({problem}). {_LOST}"
+                problem = refused
+        raise self._silent(problem)
+
+    def _silent(self, problem: Exception | None) -> BrokerUnreachable:
+        why = str(problem) or type(problem).__name__
+        return BrokerUnreachable(
+            f"The broker at {self._address.http_url} does not answer ({why}). {_LOST}"
         )
 
     async def _once(
@@ -62,10 +78,9 @@ class Calls:
         headers = {"Content-Type": "application/x-protobuf"}
         if bearer:
             headers["Authorization"] = f"Bearer {bearer}"
-        name = {"sni_hostname": CERTIFICATE_NAME} if self._address.pin else {}
         content = request.SerializeToString() if request is not None else b""
         async with self._client.stream(
-            "POST", path, content=content, headers=headers, extensions=name
+            "POST", path, content=content, headers=headers, extensions=self._name
         ) as response:
             data = bytearray()
             async for chunk in response.aiter_raw():
@@ -105,7 +120,9 @@ async def calls(address: Address) -> AsyncIterator[Calls]:
         trust_env=not address.loopback,
         timeout=httpx.Timeout(20.0, connect=10.0),
     ) as client:
-        yield Calls(client, address)
+        made = Calls(client, address)
+        await made.greet()
+        yield made
 
 
 def _wrong(address: Address) -> WrongBroker:

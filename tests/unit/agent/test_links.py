@@ -24,9 +24,7 @@ class Desk:
     def __init__(self) -> None:
         self.now = 100.0
         self.mode = pb.CardMode(card_id=CARD, mode=READY)
-        hello = pb.Hello(
-            protocol=limits.LINK_PROTOCOL, agent_id="agent-1", cards=[card_info(CARD)]
-        )
+        hello = pb.Hello(protocol=limits.LINK_PROTOCOL, agent_id="agent-1", cards=[card_info(CARD)])
         self.worker = Worker(lambda: self.links)
         workers: Any = {CARD: self.worker}
         self.links = Links(Timers(), hello, workers, lambda: [self.mode], lambda: self.now)
