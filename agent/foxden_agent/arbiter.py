@@ -99,4 +99,4 @@ class CardArbiter:
     def _is_over(self, now: float) -> bool:
         """Whether the turn has lasted long enough, where there are others to take the next."""
         others = any(not one.own and name != self._turn for name, one in self._links.items())
-        return others and now - self._turn_since >= self._turn_lasts
+        return others and now >= self._turn_since + self._turn_lasts

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -128,17 +129,10 @@ async def spoil(den: Den, how: str) -> str:
     link = await den.link(expires_in=1 if how == "expired" else 3600)
     (made,) = await admin.join_links()
     if how == "expired":
-        while (await admin.join_links())[0].expires.timestamp() > _now():
-            await asyncio.sleep(0.05)
+        await asyncio.sleep(made.expires.timestamp() - time.time() + 0.01)
     else:
         await admin.revoke_join_link(made.id)
     return link
-
-
-def _now() -> float:
-    import time
-
-    return time.time()
 
 
 @pytest.mark.parametrize(

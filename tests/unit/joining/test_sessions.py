@@ -219,7 +219,7 @@ async def test_proof_that_is_none_gets_nobody_in(den: Den, how: str) -> None:
 
 
 async def test_unknown_agent_hears_the_same_as_one_with_a_wrong_key(den: Den) -> None:
-    pool, secret = await joined(den)
+    pool, _ = await joined(den)
     reasons = set()
     for account, agent in [
         (pool.account_id, pool.agent_id),
@@ -288,7 +288,7 @@ async def test_token_does_not_get_anybody_into_the_place_of_an_agent_with_a_key(
 
 
 async def test_enrolment_by_hand_shows_that_the_broker_keeps_no_private_key(den: Den) -> None:
-    pool, secret = await joined(den)
+    _, secret = await joined(den)
     database = (den._folder / "broker" / "broker").rglob("foxden.db*")
     for path in database:
         assert secret not in path.read_bytes()

@@ -43,8 +43,16 @@ def test_any_changed_character_is_noticed() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "https://pool.example/join", "foxden://pool.example", LINK.text()[:-1], "x" * 10_000]
-    + [LINK.text() + "a", LINK.text().replace("-", "–"), "foxden:///join/a-b-c-d"],
+    [
+        "",
+        "https://pool.example/join",
+        "foxden://pool.example",
+        "foxden:///join/a-b-c-d",
+        "x" * 10_000,
+        LINK.text()[:-1],
+        LINK.text() + "a",
+        LINK.text().replace("-", "\u2013"),
+    ],
 )
 def test_what_is_no_link_is_refused_with_what_to_do(text: str) -> None:
     with pytest.raises(JoinLinkError, match="copy the whole link"):
