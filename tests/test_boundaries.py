@@ -29,13 +29,14 @@ ONLY_UNDER = {
     "transformers": "agent/foxden_agent/engine",
     "sqlalchemy": "broker/foxden_broker/store",
     "alembic": "broker/foxden_broker/store",
-    "cryptography": "broker/foxden_broker",
+    "keyring": "agent/foxden_agent/joining",
     "starlette": "broker/foxden_broker",
     "uvicorn": "broker/foxden_broker",
 }
 WATCHING = ROOT / "agent/foxden_agent/watching"
 NOT_IN_THE_SDK = (
-    "torch sqlalchemy starlette uvicorn websockets cryptography httpx foxden_agent foxden_broker"
+    "torch sqlalchemy starlette uvicorn websockets cryptography httpx keyring "
+    "foxden_agent foxden_broker"
 )
 
 
@@ -86,6 +87,14 @@ def test_package_imports_the_contract_and_no_other_room(package: str) -> None:
 def test_heavy_library_is_imported_in_its_own_corner_alone(module: str) -> None:
     assert importers(module), "nobody imports it: is this test still about anything?"
     outside = {path for path in importers(module) if not path.is_relative_to(ONLY_UNDER[module])}
+    assert not outside
+
+
+def test_cryptography_is_the_brokers_and_what_keeps_the_agents_keys() -> None:
+    rooms = ("broker/foxden_broker", "agent/foxden_agent/joining")
+    for room in rooms:
+        assert any(path.is_relative_to(room) for path in importers("cryptography"))
+    outside = {p for p in importers("cryptography") if not any(map(p.is_relative_to, rooms))}
     assert not outside
 
 

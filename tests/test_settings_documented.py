@@ -19,7 +19,6 @@ CLEAR_BY_NAME = {
     (BrokerSettings, "tls_key"),  # told beside tls_cert
     (BrokerSettings, "timers"),
     (AgentSettings, "timers"),
-    (AgentSettings, "broker"),  # an Address
     (Timers, "reconnect_most"),  # told beside reconnect_first
 }
 OWNERS = (BrokerSettings, AgentSettings, Policy, WatchSettings, Timers)

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import platform
-import ssl
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
@@ -19,7 +18,9 @@ import psutil
 
 from foxden_agent import identity, idle_engine, models
 from foxden_agent.card_engine import CardEngine
+from foxden_agent.joined_pools import JoinedPools, tls_once
 from foxden_agent.link_driver import LinkDriver
+from foxden_agent.links import Links, Served
 from foxden_agent.models import LocalModel
 from foxden_agent.owner_first import Lent, OwnerFirst, available
 from foxden_agent.pictures import PictureSender
@@ -34,10 +35,9 @@ from foxden_agent.watching.devices import CudaDevice
 from foxden_agent.watching.recorder import Recorder
 from foxden_agent.watching.recording import BadRecording, Recording
 from foxden_agent.worker import CardWorker
-from foxden_proto import limits, logs
-from foxden_proto.link import AgentLink, Dropped, Event, LeaseKey, LeasesExpired
+from foxden_proto import limits
+from foxden_proto.link import AgentLink
 from foxden_proto.programs import Loop, watched
-from foxden_proto.trust import tls_context
 from foxden_proto.v1 import link_pb2 as pb
 from foxden_proto.v1 import pool_pb2
 
@@ -94,25 +94,14 @@ async def agent(settings: AgentSettings) -> AsyncIterator[Running]:
             agent_version=version("foxden"),
             cards=cards,
         )
-        link = AgentLink(settings.timers, hello, time.monotonic())
-        tls = _tls_once(settings)
-        pictures = PictureSender(settings.broker, tls)
-        stack.push_async_callback(pictures.close)
         workers: dict[str, CardWorker] = {}
         online = asyncio.Event()
-        driver = LinkDriver(
-            link,
-            settings.broker,
-            settings.token,
-            on_event=lambda event: _handle(event, workers, online, link),
-            readings=lambda: (owner.told(), owner.modes()),
-            tls=tls,
-        )
+        link = Links(settings.timers, hello, workers, lambda: owner.modes())
         by_sha = {one.model.sha256: one for one in found}
 
         def offers_changed() -> None:
             _say_changes(link, cards, workers, found)
-            driver.flush()
+            link.flush()
 
         def changed() -> None:
             owner.again()  # an engine that is broken is a mode of its card
@@ -126,8 +115,8 @@ async def agent(settings: AgentSettings) -> AsyncIterator[Running]:
                 engine,
                 by_sha,
                 link,
-                pictures,
-                driver.flush,
+                link,
+                link.flush,
                 together=card.most_together,
                 placer=placer,
                 changed=changed,
@@ -138,9 +127,7 @@ async def agent(settings: AgentSettings) -> AsyncIterator[Running]:
                 engine.models.free_memory = partial(_free, mine)
             engine.models.owner_present = lambda: owner.user_here
         record = [Recorder(settings.record)] if settings.record else []
-        owner = OwnerFirst(
-            lent, link, driver.flush, will, offers_changed=offers_changed, also=record
-        )
+        owner = OwnerFirst(lent, link, link.flush, will, offers_changed=offers_changed, also=record)
         watcher = watching(
             [
                 CudaDevice(
@@ -158,8 +145,9 @@ async def agent(settings: AgentSettings) -> AsyncIterator[Running]:
         )
         loops: list[Loop] = [
             ("watching", watcher.run()),
-            ("link", _once_read(owner, driver)),
-            ("link clock", driver.keep_time()),
+            *_own_link(settings, link, owner, online, stack),
+            ("links' clock", link.keep_time()),
+            ("pools", _pools(settings, agent_id, link, owner, online)),
             *((f"worker {card_id}", worker.run()) for card_id, worker in workers.items()),
             *(
                 (f"idle {one.card_id}", idle_engine.run(engine, one.is_busy, settings.idle_unload))
@@ -174,8 +162,58 @@ async def agent(settings: AgentSettings) -> AsyncIterator[Running]:
                 link.drain(_STOPPED)
                 await _give_back_all(workers, settings.timers.release / 5)
                 link.goodbye(_STOPPED)
-                driver.flush()
+                link.flush()
                 await asyncio.sleep(0.05)
+
+
+def _own_link(
+    settings: AgentSettings,
+    links: Links,
+    owner: OwnerFirst,
+    online: asyncio.Event,
+    stack: AsyncExitStack,
+) -> list[Loop]:
+    """The link to the owner's own broker, which comes before all others; none without one."""
+    if settings.broker is None:
+        return []
+    hello = links.hello(links.identity.agent_id)
+    link = AgentLink(settings.timers, hello, time.monotonic())
+    tls = tls_once(settings.broker)
+    sender = PictureSender(settings.broker, tls)
+    stack.push_async_callback(sender.close)
+
+    def changed(state: str, _reason: str) -> None:
+        if state == "online":
+            online.set()
+
+    served = Served(settings.broker.grpc_target, True, link, sender, changed)
+    driver = served.driver = LinkDriver(
+        link,
+        settings.broker,
+        settings.token,
+        on_event=lambda event: links.handle(served, event),
+        readings=lambda: (owner.told(), links.modes_for(served)),
+        tls=tls,
+    )
+    links.add(served)
+    return [("link", _once_read(owner, driver)), ("link clock", driver.keep_time())]
+
+
+async def _pools(
+    settings: AgentSettings,
+    agent_id: str,
+    links: Links,
+    owner: OwnerFirst,
+    online: asyncio.Event,
+) -> None:
+    """Serve the joined pools, now and later."""
+    alone = settings.broker is None and not settings.without_pools
+
+    def first() -> None:
+        if settings.broker is None:  # ready is who has its own broker when that says so
+            online.set()
+
+    await JoinedPools(settings.folder, agent_id, links, owner, alone=alone, online=first).run()
 
 
 async def _once_read(owner: OwnerFirst, driver: LinkDriver) -> None:
@@ -296,7 +334,7 @@ def _card(
 
 
 def _say_changes(
-    link: AgentLink,
+    link: Links,
     cards: list[pool_pb2.CardInfo],
     workers: dict[str, CardWorker],
     found: list[LocalModel],
@@ -313,50 +351,3 @@ def _say_changes(
         card.most_together = worker.together
     if before != [card.SerializeToString(deterministic=True) for card in cards]:
         link.cards_changed(cards)
-
-
-def _handle(
-    event: Event, workers: dict[str, CardWorker], online: asyncio.Event, link: AgentLink
-) -> None:
-    match event:
-        case pb.Welcome():
-            log.info(
-                *("online as session %s", event.session_id),
-                extra=logs.fields(account=event.account_id),
-            )
-            online.set()
-        case pb.Assignment():
-            if event.card_id in workers:
-                workers[event.card_id].assign(event)
-            else:  # left alone, the link would hold these leases until its next connection
-                keys = [LeaseKey.of(task.lease) for task in event.tasks]
-                link.refuse(keys, "this card is not here any more")
-        case pb.StopTask():
-            for worker in workers.values():
-                worker.stop(LeaseKey.of(event.lease))
-        case pb.Preempt():
-            for worker in workers.values():
-                worker.preempt(LeaseKey.of(event.lease), event.reason)
-        case Dropped() | LeasesExpired():
-            for key in event.leases:
-                for worker in workers.values():
-                    worker.drop(key)
-        case pb.Prefetch():
-            if event.card_id in workers:
-                workers[event.card_id].prefetch(event.model_sha256)
-        case pb.Drain():
-            log.info("the broker gives no more work: %s", event.reason)
-        case _:
-            pass  # settled, heartbeat seen: the link itself keeps them
-
-
-def _tls_once(settings: AgentSettings) -> Callable[[], ssl.SSLContext | None]:
-    """The TLS settings, made when first needed (the pinned CA is fetched) and kept."""
-    kept: list[ssl.SSLContext | None] = []
-
-    def tls() -> ssl.SSLContext | None:
-        if not kept:
-            kept.append(tls_context(settings.broker))
-        return kept[0]
-
-    return tls

@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable, Sequence
 
 from foxden_agent.drawing import HeldImage
-from foxden_agent.pictures import PictureRefused, PictureSender, Unreachable
+from foxden_agent.pictures import PictureRefused, Unreachable
+from foxden_agent.reports import Bytes, Reports
 from foxden_proto import limits
-from foxden_proto.link import AgentLink
 from foxden_proto.timers import Timers
 from foxden_proto.v1 import link_pb2 as pb
 
@@ -37,8 +37,8 @@ class Checkpoints:
 
     def __init__(
         self,
-        link: AgentLink,
-        sender: PictureSender,
+        link: Reports,
+        sender: Bytes,
         flush: Callable[[], None],
         holds: Callable[[HeldImage], bool],
     ) -> None:

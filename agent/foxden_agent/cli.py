@@ -36,7 +36,8 @@ class AgentCommand:
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
         add = parser.add_argument
-        add("--broker", required=True, metavar="URL", help="the broker's address: foxden://…")
+        text = "your own broker's address, foxden://…; without: the pools that were joined"
+        add("--broker", metavar="URL", help=text)
         add("--token", help="a token of scope agent (FOXDEN_TOKEN)")
         add("--device", type=_device, default="auto", help="auto, cpu or cuda:N (auto)")
         add("--models", type=Path, help="the model folder (models/ in the home folder)")
@@ -115,7 +116,7 @@ def _minutes(text: str) -> float:
 
 
 async def _run(args: argparse.Namespace) -> int:
-    from foxden_agent import app, identity
+    from foxden_agent import app, identity, joining
     from foxden_agent.engine_client import EngineFailed
     from foxden_agent.link_driver import LinkRefused
     from foxden_agent.settings import AgentSettings
@@ -123,7 +124,12 @@ async def _run(args: argparse.Namespace) -> int:
 
     token = args.token or os.environ.get("FOXDEN_TOKEN", "")
     try:
-        if not token:
+        if not args.broker and not joining.pools(home(args.home) / "agent"):
+            raise app.StartError(
+                "There is nobody to serve: join a pool with `foxden join LINK`, or give --broker "
+                "and --token for a broker of your own."
+            )
+        if args.broker and not token:
             raise app.StartError(
                 "No token: give --token or set FOXDEN_TOKEN to a token of scope agent."
             )
@@ -131,8 +137,8 @@ async def _run(args: argparse.Namespace) -> int:
             raise app.StartError(f"There is no folder {args.models}: check --models.")
         settings = AgentSettings(
             home=home(args.home),
-            broker=parse(args.broker),
-            token=token,
+            broker=parse(args.broker) if args.broker else None,
+            token=token if args.broker else "",
             device=args.device,
             models=args.models,
             name=args.name,

@@ -52,6 +52,15 @@ def only_one(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
+def only_one_joining(folder: Path) -> Iterator[None]:
+    """Two that join at once would each make a key. Raises HomeInUse."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    taken = HomeInUse("Another `foxden join` is under way here: wait until it has ended.")
+    with _locked(folder / "joining.lock", taken):
+        yield
+
+
+@contextmanager
 def only_one_per_card(device: str, folder: Path | None = None) -> Iterator[None]:
     """Hold a card's lock, whatever the home folder: two agents would fight over its memory, and
     each take the other for its owner's game. Raises CardInUse.

@@ -47,10 +47,13 @@ class LinkDriver:
         on_event: Callable[[Event], None],
         readings: Callable[[], tuple[Iterable[pool_pb2.CardReadings], Iterable[pb.CardMode]]],
         tls: Callable[[], ssl.SSLContext | None],
+        *,
+        authorization: str = "",
     ) -> None:
+        """`authorization`: the header of an agent that has a key instead of a token."""
         self.link = link
         self._address = address
-        self._token = token
+        self._authorization = authorization or f"Bearer {token}"
         self._on_event = on_event
         self._readings = readings
         self._tls = tls
@@ -93,7 +96,7 @@ class LinkDriver:
         tls = await asyncio.to_thread(self._tls)
         return connect(
             f"{address.http_url.replace('http', 'ws', 1)}/v1/link",
-            additional_headers={"Authorization": f"Bearer {self._token}"},
+            additional_headers={"Authorization": self._authorization},
             ssl=tls,
             server_hostname=CERTIFICATE_NAME if address.pin else None,
             proxy=None if address.loopback else True,

@@ -18,8 +18,8 @@ from foxden_agent.policy.owner_files import OwnersWill
 from foxden_agent.policy.sentences import sentences
 from foxden_agent.policy.values import Code, Decision, EngineUse
 from foxden_agent.readings import CardReadings, Readings
+from foxden_agent.reports import Reports
 from foxden_agent.worker import CardWorker
-from foxden_proto.link import AgentLink
 from foxden_proto.v1 import link_pb2 as pb
 from foxden_proto.v1 import pool_pb2
 
@@ -54,7 +54,7 @@ class OwnerFirst:
     def __init__(
         self,
         cards: Mapping[str, Lent],
-        link: AgentLink,
+        link: Reports,
         flush: Callable[[], None],
         will: Callable[[], OwnersWill],
         *,

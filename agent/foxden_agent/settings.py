@@ -14,8 +14,9 @@ class AgentSettings:
     """How one agent runs."""
 
     home: Path  # holds everything it writes, in `agent/`; never a picture or a prompt
-    broker: Address
-    token: str = field(repr=False)  # of scope agent
+    broker: Address | None = None  # the owner's own; None: the joined pools alone
+    token: str = field(default="", repr=False)  # of scope agent, for that one
+    without_pools: bool = False  # run on where there is nobody to serve (yet)
     device: str = "auto"  # auto (every CUDA device, else the CPU), cpu, cuda:N
     models: Path | None = None  # the model folder; None: `models/` in the home folder
     name: str = ""  # for people; empty: the machine's name

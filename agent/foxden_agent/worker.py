@@ -12,13 +12,14 @@ from foxden_agent.drawing import Drawing, HeldImage, Listener
 from foxden_agent.engine_client import EngineFailed, EngineProcess, EngineRefused
 from foxden_agent.model_cache import ModelCache
 from foxden_agent.models import LocalModel
-from foxden_agent.pictures import PictureRefused, PictureSender
+from foxden_agent.pictures import PictureRefused
 from foxden_agent.placed_batches import PlacedBatches
 from foxden_agent.placement import Refusal
 from foxden_agent.placement.placer import Placer
+from foxden_agent.reports import Bytes, Reports
 from foxden_agent.together import after_out_of_memory
 from foxden_proto.batches import batches
-from foxden_proto.link import AgentLink, LeaseKey
+from foxden_proto.link import LeaseKey
 from foxden_proto.v1 import generation_pb2
 from foxden_proto.v1 import link_pb2 as pb
 from foxden_proto.v1.engine_pb2 import EngineStep
@@ -44,8 +45,8 @@ class CardWorker:
         device: str,
         engine: CardEngine,
         models: dict[str, LocalModel],
-        link: AgentLink,
-        pictures: PictureSender,
+        link: Reports,
+        pictures: Bytes,
         flush: Callable[[], None],
         *,
         together: int = 1,

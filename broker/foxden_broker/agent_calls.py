@@ -61,7 +61,7 @@ async def handle(account: Account, session: Session, event: link.Event) -> None:
             _model_loaded(account, session, event)
         case pb.Goodbye():
             why = _text(event.reason, _REASON_CHARACTERS) or "the agent said goodbye"
-            await _gone(account, session, why)
+            await put_back(account, session.agent_id, why)
         case link.Unacknowledged():
             for lease in event.leases:
                 if _holds(account, session, lease):
@@ -390,9 +390,9 @@ def _proven(
     return Checkpoint(told.sha256, told.size, told.step)
 
 
-async def _gone(account: Account, session: Session, reason: str) -> None:
-    """A goodbye: nobody will come back with these, and nobody is to blame."""
-    for held in account.pool.leases_of(session.agent_id):
+async def put_back(account: Account, agent_id: str, reason: str) -> None:
+    """Nobody will come back with what this agent holds, and nobody is to blame."""
+    for held in account.pool.leases_of(agent_id):
         try:
             if held.started:
                 await account.release(held, reason)

@@ -27,6 +27,7 @@ from foxden_broker.blobs import BlobStore
 from foxden_broker.blobs_folder import FolderBlobs
 from foxden_broker.forwarding import Forwarding
 from foxden_broker.grpc_api import AdminService, Door, GenerationService, PoolService
+from foxden_broker.joining.enrolment import Enrolment
 from foxden_broker.metrics import Metrics, metered
 from foxden_broker.peer_api import PeerService
 from foxden_broker.peers import FRAME_BYTES as PEER_BYTES
@@ -83,9 +84,10 @@ async def broker(settings: BrokerSettings) -> AsyncIterator[Running]:
             token = await _admin_token(settings, store, next(iter(accounts)))
             doorkeeper = Doorkeeper(store)
             copier = Copier(settings.folder, store, accounts, sqlite=not settings.postgresql)
+            enrolment = Enrolment(store, accounts, Signer(await _signing_key(settings, store)))
             door = Door(accounts, store, doorkeeper, metrics, copier)
             server, grpc_port = await _grpc(settings, certificate, door, replicas)
-            http = _http(settings, certificate, accounts, doorkeeper, metrics, replicas)
+            http = _http(settings, certificate, accounts, doorkeeper, metrics, replicas, enrolment)
             loops: list[Loop] = [
                 ("http", _serve(http, http_socket)),
                 ("event loop's lag", metrics.watch_the_loop()),
@@ -104,6 +106,7 @@ async def broker(settings: BrokerSettings) -> AsyncIterator[Running]:
                 http_port = http_socket.getsockname()[1]
                 pin = certificate.pin if certificate else ""
                 address = Address(settings.dialled_host, grpc_port, http_port, pin)
+                door.address = address
                 try:
                     yield Running(address, address.http_url, token, failed)
                 finally:
@@ -343,10 +346,18 @@ def _http(
     doorkeeper: Doorkeeper,
     metrics: Metrics,
     replicas: Replicas | None,
+    enrolment: Enrolment,
 ) -> _Uvicorn:
     ca_pem = certificate.ca_pem if certificate else ""
-    open_to_all = settings.metrics_open
-    app = http_api.create(accounts, doorkeeper, ca_pem, metrics, replicas, metrics_open=open_to_all)
+    app = http_api.create(
+        accounts,
+        doorkeeper,
+        ca_pem,
+        metrics,
+        replicas,
+        metrics_open=settings.metrics_open,
+        enrolment=enrolment,
+    )
     return _Uvicorn(
         uvicorn.Config(
             app,

@@ -7,7 +7,7 @@ import time
 
 from foxden_broker.account import now_ms
 from foxden_broker.client_calls import Member
-from foxden_broker.store.base import Store, Token
+from foxden_broker.store.base import Agent, Store, Token
 from foxden_broker.tokens import split, why_refused
 from foxden_proto.problems import Problem, Reason
 
@@ -21,6 +21,7 @@ class Doorkeeper:
         self._store = store
         self._rows: dict[tuple[str, str], tuple[float, Token | None]] = {}
         self._asking: dict[tuple[str, str], asyncio.Task[Token | None]] = {}
+        self._agents: dict[tuple[str, str], tuple[float, Agent | None]] = {}
 
     async def admit(self, authorization: str, *scopes: str) -> Member:
         """The member whose bearer token has one of the scopes; admin has them all but agent.
@@ -47,8 +48,40 @@ class Doorkeeper:
             )
         return Member(account_id, token.member, token.scopes)
 
+    async def agent(self, account_id: str, agent_id: str) -> Agent | None:
+        """An agent that has joined with a key of its own, as the store knows it now."""
+        if max(len(account_id), len(agent_id)) > 64 or not (account_id + agent_id).isprintable():
+            return None
+        found = await self._store.agent(account_id, agent_id)
+        if len(self._agents) > 10_000:
+            self._agents.clear()
+        self._agents[account_id, agent_id] = (time.monotonic(), found)
+        return found
+
+    async def admit_agent(self, known: Agent) -> Agent:
+        """The agent as it is now, approved or not. Raises Problem UNAUTHORIZED where it was
+        revoked, has left, or has joined again with another key."""
+        key = (known.account_id, known.agent_id)
+        at, now = self._agents.get(key, (-_REMEMBER_SECONDS, None))
+        if time.monotonic() - at >= _REMEMBER_SECONDS:
+            now = await self.agent(*key)
+        if now is None or now.public_key != known.public_key:
+            raise self.unknown_key()
+        if now.revoked_ms:
+            raise revoked()
+        return now
+
+    @staticmethod
+    def unknown_key() -> Problem:
+        return Problem(
+            Reason.UNAUTHORIZED,
+            "The broker does not know this agent's key: it has left the pool, or the broker has "
+            "lost its memory. Ask the administrator for a join link, then run `foxden join`.",
+        )
+
     def forget(self) -> None:
         """After a revocation: the next call asks the store again."""
+        self._agents.clear()
         self._rows.clear()
         self._asking.clear()  # what is on its way was read before
 
@@ -84,3 +117,11 @@ class Doorkeeper:
             Reason.UNAUTHORIZED,
             f"The broker does not let you in: {why}. Run `foxden login`, or set FOXDEN_TOKEN.",
         )
+
+
+def revoked() -> Problem:
+    return Problem(
+        Reason.UNAUTHORIZED,
+        "This machine was shut out of the pool by its administrator: ask for a new join link if "
+        "it shall come back, or run `foxden leave` to forget the pool.",
+    )

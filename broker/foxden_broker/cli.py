@@ -157,7 +157,7 @@ async def _run(args: argparse.Namespace) -> int:
                 print(f"The broker is ready at {ready['url']}")
                 print(f"Its administrator's token is in {settings.folder / 'admin-token'}")
                 print("Log in with it:      foxden login", ready["url"])
-                print("Let a card join:     foxden tokens create --member NAME --scopes agent")
+                print("Let a PC join:       foxden join-link")
                 print("Stop with Ctrl-C.", flush=True)
             await until_stopped(running.failed, supervised=settings.supervised)
     except (StartError, StoreError, ValueError) as error:

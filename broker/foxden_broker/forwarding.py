@@ -41,6 +41,9 @@ _ANSWERED_HERE = frozenset(
         "Admin/CreateToken",
         "Admin/ListTokens",
         "Admin/RevokeToken",
+        "Admin/CreateJoinLink",
+        "Admin/ListJoinLinks",
+        "Admin/RevokeJoinLink",
     }
 )
 # What works, with less, while no owner can be reached. A list of cards is absent: without their

@@ -16,11 +16,13 @@ from foxden_broker.account import Account
 from foxden_broker.auth import Doorkeeper
 from foxden_broker.backup import Copier
 from foxden_broker.client_calls import Member
+from foxden_broker.joining import admin as joining_admin
 from foxden_broker.metrics import Metrics
 from foxden_broker.problems import invalid, storage_full
 from foxden_broker.store.base import StorageFull, Store, StoreError
 from foxden_broker.wire import job_message
 from foxden_proto import limits, logs
+from foxden_proto.address import Address
 from foxden_proto.problems import Problem, Reason
 from foxden_proto.v1 import generation_pb2 as gen
 from foxden_proto.v1 import generation_pb2_grpc as gen_grpc
@@ -135,6 +137,7 @@ class Door:
         self.keeper = keeper
         self.metrics = metrics
         self.copier = copier
+        self.address: Address | None = None  # once it is known
 
     async def enter(self, context: Context, *scopes: str) -> tuple[Account, Member]:
         member = await self.keeper.admit(_authorization(context), *scopes)
@@ -310,6 +313,53 @@ class AdminService(pool_grpc.AdminServicer):
     async def Usage(self, request: pool.UsageRequest, context: Context) -> pool.UsageResponse:
         account, _ = await self._door.enter(context, "admin")
         return await admin_calls.usage(account, request)
+
+    @_unary
+    async def CreateJoinLink(
+        self, request: pool.CreateJoinLinkRequest, context: Context
+    ) -> pool.CreateJoinLinkResponse:
+        account, member = await self._door.enter(context, "admin")
+        door = self._door
+        return await joining_admin.create_link(
+            door.store, account.account_id, member.name, door.address, request
+        )
+
+    @_unary
+    async def ListJoinLinks(
+        self, request: pool.ListJoinLinksRequest, context: Context
+    ) -> pool.ListJoinLinksResponse:
+        account, _ = await self._door.enter(context, "admin")
+        return await joining_admin.list_links(self._door.store, account.account_id)
+
+    @_unary
+    async def RevokeJoinLink(
+        self, request: pool.RevokeJoinLinkRequest, context: Context
+    ) -> pool.JoinLink:
+        account, _ = await self._door.enter(context, "admin")
+        return await joining_admin.revoke_link(
+            self._door.store, account.account_id, request.link_id
+        )
+
+    @_unary
+    async def ListAgents(
+        self, request: pool.ListAgentsRequest, context: Context
+    ) -> pool.ListAgentsResponse:
+        account, _ = await self._door.enter(context, "admin")
+        return await joining_admin.list_agents(account)
+
+    @_unary
+    async def ApproveAgent(self, request: pool.ApproveAgentRequest, context: Context) -> pool.Agent:
+        account, _ = await self._door.enter(context, "admin")
+        approved = await joining_admin.approve(account, request.agent)
+        self._door.keeper.forget()
+        return approved
+
+    @_unary
+    async def RevokeAgent(self, request: pool.RevokeAgentRequest, context: Context) -> pool.Agent:
+        account, _ = await self._door.enter(context, "admin")
+        return await _to_the_end(
+            joining_admin.revoke(account, request.agent, self._door.keeper.forget)
+        )
 
     @_streaming
     async def Backup(

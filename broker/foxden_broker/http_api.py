@@ -23,15 +23,20 @@ from foxden_broker.account import Account
 from foxden_broker.auth import Doorkeeper
 from foxden_broker.blobs import BlobMismatch, BlobStalled, BlobTooBig, paced
 from foxden_broker.images import PNG_HEADER_BYTES, png_size
+from foxden_broker.joining import http as joining_calls
+from foxden_broker.joining.enrolment import Enrolment
+from foxden_broker.joining.proving import prove
+from foxden_broker.joining.removal import remove
 from foxden_broker.metrics import CONTENT_TYPE, CountedRequests, Metrics
-from foxden_broker.relay import relay
+from foxden_broker.relay import relay, tell_left
 from foxden_broker.replicas import Replicas
-from foxden_broker.session import CLOSE_SECONDS, Connection, Session
+from foxden_broker.session import Connection, Session, dismiss
 from foxden_broker.store.base import Lease, StorageFull, StoreError
-from foxden_proto import limits, link, logs
+from foxden_proto import limits, logs, proofs
 from foxden_proto.link_checks import LinkError, read_hello
 from foxden_proto.problems import Problem, Reason
 from foxden_proto.states import TASK_HELD, LinkState, UnknownTransition
+from foxden_proto.timers import Timers
 from foxden_proto.v1 import link_pb2 as pb
 from foxden_proto.v1.generation_pb2 import ImageRequest
 
@@ -58,9 +63,11 @@ def create(
     replicas: Replicas | None = None,
     *,
     metrics_open: bool,
+    enrolment: Enrolment | None = None,
 ) -> ASGIApp:
     """The HTTP application. `ca_pem` is empty where the broker has no CA of its own; `replicas`
-    are there where it shares its database; `metrics_open`: /metrics is told without a token."""
+    are there where it shares its database; `metrics_open`: /metrics is told without a token;
+    `enrolment`: what machines are let in by, if any are."""
 
     async def health(_: Request) -> Response:
         return PlainTextResponse("ok\n")
@@ -119,18 +126,32 @@ def create(
         finally:
             arriving.discard(websocket)
 
+    async def has_left(account_id: str, agent_id: str) -> None:
+        keeper.forget()
+        account = accounts.get(account_id)
+        owner = replicas.owners.of(account_id) if replicas is not None else None
+        if owner is not None and not owner.mine:
+            assert replicas is not None
+            await tell_left(replicas, account_id, agent_id)
+        elif account is not None:
+            await remove(account, agent_id, "this agent has left the pool")
+
     async def let_in(websocket: WebSocket) -> None:
+        header = websocket.headers.get("authorization", "")
+        who = proofs.split_authorization(header)
+        if who is not None:
+            await let_in_by_key(websocket, who)
+            return
         try:
-            header = websocket.headers.get("authorization", "")
             member = await keeper.admit(header, "agent")
         except Problem as problem:
             await websocket.accept()
-            await _refuse(websocket, problem.message, final=True, code=4401)
+            await dismiss(websocket, problem.message, final=True, code=4401)
             return
         except StoreError as error:
             log.error("an agent could not be let in: %s", error)
             await websocket.accept()
-            await _refuse(websocket, _STORE_AWAY, retry_after=0.0)
+            await dismiss(websocket, _STORE_AWAY, retry_after=0.0)
             return
         await websocket.accept()
 
@@ -138,14 +159,47 @@ def create(
             arriving.discard(websocket)
             await keeper.admit(header, "agent")
 
-        account_id = member.account_id
+        await serve_or_relay(websocket, member.account_id, member.name, "", still_welcome)
+
+    async def let_in_by_key(websocket: WebSocket, who: tuple[str, str]) -> None:
+        await websocket.accept()
+        timers = next((one.timers for one in accounts.values()), Timers())
+        try:
+            agent = await prove(
+                websocket, keeper, who, timers, waits=lambda: arriving.discard(websocket)
+            )
+        except Problem as problem:
+            await dismiss(websocket, problem.message, final=True, code=4401)
+            return
+        except StoreError as error:
+            log.error("an agent could not be let in: %s", error)
+            await dismiss(websocket, _STORE_AWAY, retry_after=0.0)
+            return
+        except (LinkError, TimeoutError, WebSocketDisconnect, KeyError, RuntimeError) as error:
+            await dismiss(websocket, str(error) or "no proof came in time")
+            return
+
+        async def still_welcome() -> None:
+            arriving.discard(websocket)
+            await keeper.admit_agent(agent)
+
+        account_id, agent_id = agent.account_id, agent.agent_id
+        await serve_or_relay(websocket, account_id, agent.name, agent_id, still_welcome)
+
+    async def serve_or_relay(
+        websocket: WebSocket,
+        account_id: str,
+        name: str,
+        agent_id: str,
+        still_welcome: Callable[[], Awaitable[None]],
+    ) -> None:
         if replicas is not None:
             # Waiting costs less than a refusal: the agent would come back later and later.
             owner = await replicas.owners.within(account_id, replicas.timers.hello)
             if not owner.mine:
-                await relay(replicas, account_id, member.name, websocket, still_welcome)
+                await relay(replicas, account_id, name, websocket, still_welcome, agent_id)
                 return
-        await serve_link(accounts[account_id], websocket, still_welcome)
+        await serve_link(accounts[account_id], websocket, still_welcome, agent_id)
 
     app = Starlette(
         routes=[
@@ -154,6 +208,7 @@ def create(
             Route("/ca.pem", ca),
             Route(_CHECKPOINT_ROUTE, checkpoint, methods=["GET", "PUT"]),
             WebSocketRoute("/v1/link", agent_link),
+            *(joining_calls.routes(enrolment, has_left) if enrolment is not None else ()),
         ],
         middleware=[Middleware(CountedRequests, metrics=metrics)],
     )
@@ -203,19 +258,26 @@ class AgentConnection(Connection, Protocol):
 
 
 async def serve_link(
-    account: Account, websocket: AgentConnection, still_welcome: Callable[[], Awaitable[None]]
+    account: Account,
+    websocket: AgentConnection,
+    still_welcome: Callable[[], Awaitable[None]],
+    agent_id: str = "",
 ) -> None:
     """Drive one agent's link until its connection ends, or its token does: `still_welcome`, asked
-    with each heartbeat and each finished picture, raises the Problem."""
+    with each heartbeat and each finished picture, raises the Problem. `agent_id`: of an agent that
+    has proved its own key, and is nobody else; empty for one with a token."""
     try:
         async with asyncio.timeout(account.timers.hello):
             first = await websocket.receive_bytes()
         hello = read_hello(first)
     except (LinkError, TimeoutError, WebSocketDisconnect, KeyError) as error:
-        await _refuse(websocket, str(error) or "no hello came in time")
+        await dismiss(websocket, str(error) or "no hello came in time")
+        return
+    if (why := await _not_its_own(account, hello.agent_id, agent_id)) is not None:
+        await dismiss(websocket, why, final=bool(why), code=4401, retry_after=0.0)
         return
     if not account.planned:  # no more since a moment ago: nobody would look after this link
-        await _refuse(websocket, "another broker plans for this account now", retry_after=0.0)
+        await dismiss(websocket, "another broker plans for this account now", retry_after=0.0)
         return
     session = account.sessions.get(hello.agent_id)
     if session is None:
@@ -224,7 +286,7 @@ async def serve_link(
     before = session.connected(websocket)
     if before is not None:
         why = "another agent with the same id has connected: stop one of the two"
-        await _refuse(before, why, final=True, code=4409)
+        await dismiss(before, why, final=True, code=4409)
     patience = account.timers.silent + 2 * account.timers.heartbeat  # the link's own is shorter
     sender = asyncio.create_task(session.send(websocket), name=f"send {hello.agent_id}")
     try:
@@ -240,17 +302,19 @@ async def serve_link(
     except (WebSocketDisconnect, KeyError, RuntimeError, TimeoutError):
         pass  # gone, silent, cut off by us, or a text message where only binary ones are spoken
     except Problem as problem:
-        await _refuse(websocket, problem.message, final=True, code=4401)
+        await dismiss(websocket, problem.message, final=True, code=4401)
+        if agent_id:  # its key is gone: nobody can come back with these
+            await agent_calls.put_back(account, agent_id, problem.message)
     except (LinkError, UnknownTransition) as error:
         log.warning(
             *("agent %s: %s", hello.agent_id, error), extra=logs.fields(agent=hello.agent_id)
         )
-        await _refuse(websocket, str(error))
+        await dismiss(websocket, str(error))
     except StoreError as error:
         # What the agent said is not written down. It keeps its outcomes until they are settled
         # and says them again over its next connection, so cutting this one loses nothing.
         log.error("agent %s: %s", hello.agent_id, error, extra=logs.fields(agent=hello.agent_id))
-        await _refuse(websocket, _STORE_AWAY, retry_after=0.0)
+        await dismiss(websocket, _STORE_AWAY, retry_after=0.0)
     finally:
         if session.disconnected(websocket):
             agent_calls.offline(account, session)
@@ -260,23 +324,18 @@ async def serve_link(
         await asyncio.gather(sender, return_exceptions=True)
 
 
-async def _refuse(
-    connection: Connection,
-    reason: str,
-    *,
-    final: bool = False,
-    code: int = 1002,
-    retry_after: float = 5.0,
-) -> None:
-    """Say why and close; without waiting for a peer that does not read. `retry_after`: seconds in
-    which an agent that breaks the rules shall leave us alone; 0: it knows best."""
-    # Suppressed: it has gone already, maybe without a word.
-    with suppress(WebSocketDisconnect, RuntimeError, TimeoutError):
-        async with asyncio.timeout(CLOSE_SECONDS):
-            await connection.send_bytes(
-                link.rejection(reason, final=final, retry_after=0.0 if final else retry_after)
-            )
-            await connection.close(code, reason[:100])
+async def _not_its_own(account: Account, says: str, proved: str) -> str | None:
+    """Why an agent may not be who it says; None where it may. With a token alone nobody takes the
+    place of an agent that has joined with a key."""
+    if proved:
+        return None if says == proved else f"the key is agent {proved}'s, and it says it is {says}"
+    try:
+        enrolled = await account.store.agent(account.account_id, says)
+    except StoreError:
+        return ""
+    if enrolled is None or enrolled.revoked_ms:
+        return None
+    return "this agent has joined with a key of its own: start it without a token"
 
 
 async def _expected(account: Account, lease: Lease) -> tuple[ImageRequest, list[str]] | None:

@@ -12,6 +12,7 @@ import grpc
 from starlette.websockets import WebSocketDisconnect
 
 from foxden_broker.http_api import serve_link
+from foxden_broker.joining.removal import remove
 from foxden_broker.replicas import Replicas
 from foxden_proto.v1 import peer_pb2 as pb
 from foxden_proto.v1 import peer_pb2_grpc as pb_grpc
@@ -83,8 +84,12 @@ class PeerService(pb_grpc.PeerServicer):
             await context.abort(
                 grpc.StatusCode.UNAVAILABLE, "another broker plans for this account"
             )
+        account, agent_id = self._replicas.accounts[first.open.account_id], first.open.agent_id
+        if first.open.left:
+            await remove(account, agent_id, "this agent has left the pool")
+            return
         connection = PeerConnection(context.read, context.write)
-        await serve_link(self._replicas.accounts[first.open.account_id], connection, _still_welcome)
+        await serve_link(account, connection, _still_welcome, agent_id)
         with suppress(WebSocketDisconnect, TimeoutError):
             async with asyncio.timeout(1.0):
                 await connection.close(1001, "the link is over")

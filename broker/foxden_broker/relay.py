@@ -28,6 +28,7 @@ async def relay(
     member: str,
     websocket: WebSocket,
     still_welcome: Callable[[], Awaitable[None]],
+    agent_id: str = "",
 ) -> None:
     """Carry one agent's link to the owner of its account until either end is over.
 
@@ -42,7 +43,8 @@ async def relay(
         return
     stub = replicas.peers.stub(owner.replica)
     call = stub.Link(metadata=replicas.peers.signature(owner.replica))
-    opening = pb.PeerFrame(open=pb.LinkOpen(account_id=account_id, member=member))
+    told = pb.LinkOpen(account_id=account_id, member=member, agent_id=agent_id)
+    opening = pb.PeerFrame(open=told)
     ways = [
         asyncio.create_task(_up(websocket, call, opening)),
         asyncio.create_task(_down(call, websocket)),
@@ -68,6 +70,26 @@ async def relay(
         await asyncio.gather(*ways, return_exceptions=True)
         call.cancel()
         await _close(websocket, 1001, why)
+
+
+async def tell_left(replicas: Replicas, account_id: str, agent_id: str) -> None:
+    """Tell the owner of an account that this agent has left it. Where that cannot be reached its
+    images go elsewhere when their link has been gone for long enough."""
+    owner = replicas.owners.of(account_id)
+    if owner.replica is None:
+        return
+    stub = replicas.peers.stub(owner.replica)
+    call = stub.Link(metadata=replicas.peers.signature(owner.replica))
+    told = pb.LinkOpen(account_id=account_id, agent_id=agent_id, left=True)
+    try:
+        async with asyncio.timeout(replicas.timers.hello):
+            await call.write(pb.PeerFrame(open=told))
+            async for _ in call:
+                pass
+    except (grpc.RpcError, asyncio.InvalidStateError, TimeoutError) as error:
+        log.info("the owner of account %s was not told who left: %s", account_id, error)
+    finally:
+        call.cancel()
 
 
 async def _up(websocket: WebSocket, call: Any, opening: pb.PeerFrame) -> None:

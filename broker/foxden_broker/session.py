@@ -11,7 +11,7 @@ from typing import Protocol
 from starlette.websockets import WebSocketDisconnect
 
 from foxden_broker.tokens import random_id
-from foxden_proto.link import BrokerLink
+from foxden_proto.link import BrokerLink, rejection
 from foxden_proto.states import LinkState
 from foxden_proto.timers import Timers
 
@@ -66,6 +66,14 @@ class Session:
         self.link.lost(time.monotonic())
         return True
 
+    def detach(self) -> Connection | None:
+        """Let go of the connection, if there is one: it is no agent's any more. The caller closes
+        it."""
+        connection = self._connection
+        if connection is not None:
+            self.disconnected(connection)
+        return connection
+
     def serves(self, connection: Connection) -> bool:
         """Whether to go on reading it: not where a newer one has taken over, where its agent has
         said goodbye, or where that reads too little of what it is told."""
@@ -101,3 +109,22 @@ class Session:
                 await connection.close(1008, "you do not read")
                 return
             await connection.send_bytes(data)
+
+
+async def dismiss(
+    connection: Connection,
+    reason: str,
+    *,
+    final: bool = False,
+    code: int = 1002,
+    retry_after: float = 5.0,
+) -> None:
+    """Say why and close; without waiting for a peer that does not read. `retry_after`: seconds in
+    which an agent that breaks the rules shall leave us alone; 0: it knows best."""
+    # Suppressed: it has gone already, maybe without a word.
+    with suppress(WebSocketDisconnect, RuntimeError, TimeoutError):
+        async with asyncio.timeout(CLOSE_SECONDS):
+            await connection.send_bytes(
+                rejection(reason, final=final, retry_after=0.0 if final else retry_after)
+            )
+            await connection.close(code, reason[:100])

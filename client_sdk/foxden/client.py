@@ -202,6 +202,56 @@ class AsyncClient:
         request = pool_pb2.RevokeTokenRequest(token_id=token_id)
         return pool.token(await self._ask(lambda stubs: stubs.admin.RevokeToken, request))
 
+    async def create_join_link(
+        self,
+        uses: int = 1,
+        expires_in: float = 3600.0,
+        *,
+        approve: bool = False,
+        address: str = "",
+    ) -> pool.NewJoinLink:
+        """Make a link with which `uses` machines can join within `expires_in` seconds. Needs a
+        token of scope admin.
+
+        approve: each of them waits for `approve_agent`. address: what agents dial, where that is
+        another than the broker knows itself by.
+        """
+        request = pool_pb2.CreateJoinLinkRequest(
+            uses=uses, expires_in=expires_in, approve=approve, address=address
+        )
+        answer = await self._ask(lambda stubs: stubs.admin.CreateJoinLink, request)
+        return pool.NewJoinLink(pool.join_link(answer.link), answer.text)
+
+    async def join_links(self) -> list[pool.JoinLink]:
+        """The account's join links, without their secrets. Needs a token of scope admin."""
+        request = pool_pb2.ListJoinLinksRequest()
+        answer = await self._ask(lambda stubs: stubs.admin.ListJoinLinks, request)
+        return [pool.join_link(link) for link in answer.links]
+
+    async def revoke_join_link(self, link_id: str) -> pool.JoinLink:
+        """Let nobody in by this link any more; who has joined by it stays. Raises NotFound."""
+        request = pool_pb2.RevokeJoinLinkRequest(link_id=link_id)
+        return pool.join_link(await self._ask(lambda stubs: stubs.admin.RevokeJoinLink, request))
+
+    async def agents(self) -> list[pool.Agent]:
+        """The agents that joined by a link. Needs a token of scope admin."""
+        answer = await self._ask(lambda stubs: stubs.admin.ListAgents, pool_pb2.ListAgentsRequest())
+        return [pool.agent(agent) for agent in answer.agents]
+
+    async def approve_agent(self, agent: str) -> pool.Agent:
+        """Say yes to a machine that waits. agent: its id, its name, or the beginning of either.
+
+        Raises NotFound, or InvalidRequest where several fit or it was revoked.
+        """
+        request = pool_pb2.ApproveAgentRequest(agent=agent)
+        return pool.agent(await self._ask(lambda stubs: stubs.admin.ApproveAgent, request))
+
+    async def revoke_agent(self, agent: str) -> pool.Agent:
+        """Shut a machine out: its link ends at once, its images go elsewhere. Raises like
+        `approve_agent`."""
+        request = pool_pb2.RevokeAgentRequest(agent=agent)
+        return pool.agent(await self._ask(lambda stubs: stubs.admin.RevokeAgent, request))
+
     async def set_card_standing(self, card: str, standing: str) -> pool.Card:
         """Set a card aside: "cordoned" (nothing new), "draining" (it also gives back what it has
         not begun), or "" to use it again. Needs a token of scope admin.

@@ -82,6 +82,53 @@ class NewToken:
 
 
 @dataclass(frozen=True)
+class JoinLink:
+    """A link with which machines join the pool, without its secret."""
+
+    id: str
+    uses: int  # machines that it can let in
+    used: int
+    approve: bool  # each of them waits for an administrator's yes
+    member: str  # who made it
+    created: datetime | None
+    expires: datetime | None
+    revoked: datetime | None  # None: not revoked
+
+
+@dataclass(frozen=True)
+class NewJoinLink:
+    """A join link with its text, which the broker tells this once."""
+
+    link: JoinLink
+    text: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Agent:
+    """An agent that has joined the pool with a key of its own."""
+
+    id: str
+    name: str  # its machine's
+    version: str
+    cards: tuple[str, ...]
+    joined_from: str  # network address
+    link: str  # the id of the join link
+    joined: datetime | None
+    approved: datetime | None  # None: it waits for an administrator's yes
+    revoked: datetime | None  # None: not revoked
+    online: bool
+
+    @property
+    def state(self) -> str:
+        """online, offline, "waits for approval" or revoked."""
+        if self.revoked:
+            return "revoked"
+        if not self.approved:
+            return "waits for approval"
+        return "online" if self.online else "offline"
+
+
+@dataclass(frozen=True)
 class Quota:
     """A member's own limits; 0: none of its own."""
 
@@ -246,6 +293,34 @@ def token(told: pool_pb2.Token) -> Token:
         created=moment(told.created_ms),
         expires=moment(told.expires_ms),
         revoked=moment(told.revoked_ms),
+    )
+
+
+def join_link(told: pool_pb2.JoinLink) -> JoinLink:
+    return JoinLink(
+        id=told.link_id,
+        uses=told.uses,
+        used=told.used,
+        approve=told.approve,
+        member=told.member,
+        created=moment(told.created_ms),
+        expires=moment(told.expires_ms),
+        revoked=moment(told.revoked_ms),
+    )
+
+
+def agent(told: pool_pb2.Agent) -> Agent:
+    return Agent(
+        id=told.agent_id,
+        name=told.name,
+        version=told.version,
+        cards=tuple(told.cards),
+        joined_from=told.joined_from,
+        link=told.link_id,
+        joined=moment(told.joined_ms),
+        approved=moment(told.approved_ms),
+        revoked=moment(told.revoked_ms),
+        online=told.online,
     )
 
 

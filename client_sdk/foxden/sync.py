@@ -207,6 +207,39 @@ class Client:
         """Make a token useless from now on. Raises NotFound."""
         return self._call(self._client.revoke_token(token_id))
 
+    def create_join_link(
+        self,
+        uses: int = 1,
+        expires_in: float = 3600.0,
+        *,
+        approve: bool = False,
+        address: str = "",
+    ) -> pool.NewJoinLink:
+        """Make a link with which `uses` machines can join within `expires_in` seconds."""
+        return self._call(
+            self._client.create_join_link(uses, expires_in, approve=approve, address=address)
+        )
+
+    def join_links(self) -> list[pool.JoinLink]:
+        """The account's join links, without their secrets. Needs a token of scope admin."""
+        return self._call(self._client.join_links())
+
+    def revoke_join_link(self, link_id: str) -> pool.JoinLink:
+        """Let nobody in by this link any more; who has joined by it stays. Raises NotFound."""
+        return self._call(self._client.revoke_join_link(link_id))
+
+    def agents(self) -> list[pool.Agent]:
+        """The agents that joined by a link. Needs a token of scope admin."""
+        return self._call(self._client.agents())
+
+    def approve_agent(self, agent: str) -> pool.Agent:
+        """Say yes to a machine that waits: by its id, its name, or the beginning of either."""
+        return self._call(self._client.approve_agent(agent))
+
+    def revoke_agent(self, agent: str) -> pool.Agent:
+        """Shut a machine out: its link ends at once, its images go elsewhere."""
+        return self._call(self._client.revoke_agent(agent))
+
     def set_card_standing(self, card: str, standing: str) -> pool.Card:
         """Set a card aside: "cordoned" (nothing new), "draining" (it also gives back what it has
         not begun), or "" to use it again. Needs a token of scope admin.

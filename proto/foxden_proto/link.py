@@ -19,7 +19,7 @@ outcomes again after the Welcome. A lease is over for the agent only when `Settl
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ from google.protobuf.message import Message
 
 from foxden_proto import limits
 from foxden_proto.link_checks import LinkError, check_payload, decode
+from foxden_proto.proofs import NONCE_BYTES, SIGNATURE_BYTES
 from foxden_proto.states import LINK, LinkEvent, LinkState, advance
 from foxden_proto.timers import Timers
 from foxden_proto.v1 import link_pb2 as pb
@@ -143,11 +144,23 @@ class _Held:
 
 
 class AgentLink(_Link):
-    """The agent's end. `identity` is the Hello to open with; its leases are filled in here."""
+    """The agent's end. `identity` is the Hello to open with; its leases are filled in here.
 
-    def __init__(self, timers: Timers, identity: pb.Hello, now: float) -> None:
+    `prove` signs the broker's nonce where the agent has a key of its own; without it the agent
+    has shown a token. With a key it says nothing about itself before the broker has admitted it.
+    """
+
+    def __init__(
+        self,
+        timers: Timers,
+        identity: pb.Hello,
+        now: float,
+        prove: Callable[[bytes], bytes] | None = None,
+    ) -> None:
         super().__init__(timers, now, LinkState.CONNECTING)
         self.identity = identity
+        self.prove = prove
+        self._asked = self._said_hello = False
         self.held: dict[LeaseKey, _Held] = {}
         self._beat_due = now
         self._beats = 0
@@ -157,6 +170,12 @@ class AgentLink(_Link):
 
     def opened(self, now: float) -> None:
         super().opened(now)
+        self._asked = self._said_hello = False
+        if self.prove is None:
+            self._say_hello()
+
+    def _say_hello(self) -> None:
+        self._said_hello = True
         hello = pb.Hello()
         hello.CopyFrom(self.identity)
         for key, held in self.held.items():
@@ -169,7 +188,7 @@ class AgentLink(_Link):
         name, payload = self._decode(data, pb.BrokerFrame, now)
         if not name or self.state is LinkState.CLOSED:
             return []  # what was under way when we said goodbye
-        if self.state is LinkState.HELLO and name not in ("welcome", "rejected", "goodbye"):
+        if self.state is LinkState.HELLO and name not in self._before_welcome():
             raise LinkError(f"the broker sent {name} before it answered the hello")
         if self.state is not LinkState.HELLO and not self.up:
             raise LinkError(f"the broker sent {name} in state {self.state.value}")
@@ -198,6 +217,33 @@ class AgentLink(_Link):
         return max(now, self._lost_at + self.timers.lease_lost) if self.held else now + 3600
 
     # What the broker says
+
+    def _before_welcome(self) -> tuple[str, ...]:
+        if self.prove is None:
+            return ("welcome", "rejected", "goodbye")
+        if self._said_hello:  # once admitted, nothing is signed any more
+            return ("welcome", "rejected", "goodbye", "admitted")
+        said = ("pending", "admitted") if self._asked else ("challenge",)
+        return (*said, "rejected", "goodbye")
+
+    def _on_challenge(self, challenge: pb.Challenge, now: float) -> list[Event]:
+        if self.state is not LinkState.HELLO or self.prove is None:
+            raise LinkError("the broker asks for a proof in the middle of a link")
+        if len(challenge.nonce) != NONCE_BYTES:
+            raise LinkError(f"a nonce of {len(challenge.nonce)} bytes")
+        self._asked = True
+        self._out.append(
+            pb.AgentFrame(proof=pb.Proof(signature=self.prove(challenge.nonce))).SerializeToString()
+        )
+        return []
+
+    def _on_admitted(self, admitted: pb.Admitted, now: float) -> list[Event]:
+        if self.state is LinkState.HELLO and not self._said_hello:
+            self._say_hello()
+        return []
+
+    def _on_pending(self, pending: pb.Pending, now: float) -> list[Event]:
+        return [pending] if self.state is LinkState.HELLO else []
 
     def _on_welcome(self, welcome: pb.Welcome, now: float) -> list[Event]:
         if self.up and welcome == self._greeting:
@@ -390,7 +436,7 @@ class BrokerLink(_Link):
 
     def receive(self, data: bytes, now: float) -> list[Event]:
         name, payload = self._decode(data, pb.AgentFrame, now)
-        if not name:
+        if not name or name == "proof":  # checked before the link began; said twice
             return []
         if name == "hello" and self.up and payload == self._greeting:
             return []  # the same one, delivered twice
@@ -482,3 +528,29 @@ def rejection(reason: str, *, final: bool, retry_after: float = 0.0) -> bytes:
     """The one message a broker sends to an agent it will not talk to."""
     rejected = pb.Rejected(reason=reason, final=final, retry_after=retry_after)
     return pb.BrokerFrame(rejected=rejected).SerializeToString()
+
+
+def challenge(nonce: bytes) -> bytes:
+    """What a broker asks of an agent that has a key of its own."""
+    return pb.BrokerFrame(challenge=pb.Challenge(nonce=nonce)).SerializeToString()
+
+
+def pending(reason: str) -> bytes:
+    """The agent has proved itself, and waits for somebody's yes. A sign of life, too."""
+    return pb.BrokerFrame(pending=pb.Pending(reason=reason)).SerializeToString()
+
+
+def admitted() -> bytes:
+    """The agent may say hello."""
+    return pb.BrokerFrame(admitted=pb.Admitted()).SerializeToString()
+
+
+def read_proof(data: bytes) -> bytes:
+    """The signature in the frame that answers a challenge. Raises LinkError."""
+    frame = decode(data, pb.AgentFrame)
+    if frame.WhichOneof("frame") != "proof":
+        raise LinkError("the agent did not answer the challenge")
+    signature: bytes = frame.proof.signature
+    if len(signature) != SIGNATURE_BYTES:
+        raise LinkError(f"a signature of {len(signature)} bytes")
+    return signature

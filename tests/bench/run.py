@@ -21,6 +21,7 @@ import checkpointing
 import demo
 import fanout
 import imports
+import joining
 import models
 import overhead
 import owner
@@ -40,6 +41,7 @@ BENCHMARKS = {
     "fanout": fanout.run,
     "demo": demo.run,
     "import": imports.run,
+    "joining": joining.run,
     "checkpoint": checkpointing.run,
     "submit": submitting.run,
     "schedule": scheduling.run,

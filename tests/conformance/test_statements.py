@@ -11,7 +11,16 @@ import pytest
 from sqlalchemy import Engine, event
 
 from foxden_broker.store import database
-from foxden_broker.store.base import Assign, Picture, Quota, Replica, Token, Upload
+from foxden_broker.store.base import (
+    Agent,
+    Assign,
+    JoinLink,
+    Picture,
+    Quota,
+    Replica,
+    Token,
+    Upload,
+)
 from foxden_broker.store.schema import metadata
 from foxden_broker.store.sql_store import open_store
 from foxden_proto.states import JobState, TaskEvent
@@ -99,6 +108,18 @@ async def everything(world: World) -> None:
     await store.token("den", "t")
     await store.tokens("den")
     await store.revoke_token("den", "t", 2)
+    await store.account_name("den")
+    link = JoinLink("den", "l", b"x", 9, 0, False, "ann", 1, 1_000)
+    await store.add_join_link(link)
+    await store.join_link("den", "l")
+    await store.join_links("den")
+    await store.enrol(Agent("den", "g", b"k", "p", "PC", "1", (), "::1", "l", 1), 1)
+    await store.agent("den", "g")
+    await store.agents("den")
+    await store.approve_agent("den", "g", 1)
+    await store.revoke_agent("den", "g", 1)
+    await store.forget_agent("den", "g", b"k")
+    await store.revoke_join_link("den", "l", 1)
     await store.add_upload(Upload("den", "u", "a" * 64, 1, "image/png", 1))
     await store.upload("den", "u")
     new = {"idempotency_key": "k", "model_sha256": "", "uploads": ("u",)}

@@ -141,15 +141,19 @@ class Pool:
         *,
         broker: str = "",
         wait: bool = True,
+        joined: bool = False,
         arguments: Sequence[str] = (),
         **environment: str,
     ) -> Process:
-        arguments = ["--home", str(self.folder / name), "--broker", broker or self.url, *arguments]
+        """`joined`: it serves the pools that its home has joined, and this broker only if one is
+        given."""
+        arguments = ["--home", str(self.folder / name), *arguments]
+        if broker or not joined:
+            arguments += ["--broker", broker or self.url]
         arguments += ["--device", "cpu", "--name", name]
         log = self.folder / f"{name}.log"
-        agent = Process(
-            "foxden_agent", arguments, log, FOXDEN_TOKEN=self.agent_token, **environment
-        )
+        environment = {"FOXDEN_TOKEN": self.agent_token, **environment}
+        agent = Process("foxden_agent", arguments, log, **environment)
         self.agents[name] = agent
         self._everything.append(agent)
         if wait:

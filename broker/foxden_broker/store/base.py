@@ -18,14 +18,17 @@ from typing import Protocol
 
 from foxden_broker.store.records import (
     STANDINGS,
+    Agent,
     Assign,
     Attempt,
     Cancelled,
     CardRow,
     Change,
     Checkpoint,
+    Enrolled,
     Job,
     JobPage,
+    JoinLink,
     Lease,
     LeaseLost,
     NewJob,
@@ -45,6 +48,7 @@ from foxden_proto.states import JobState, TaskEvent
 
 __all__ = [
     "STANDINGS",
+    "Agent",
     "Assign",
     "Attempt",
     "Cancelled",
@@ -52,8 +56,10 @@ __all__ = [
     "Change",
     "Checkpoint",
     "Decide",
+    "Enrolled",
     "Job",
     "JobPage",
+    "JoinLink",
     "Lease",
     "LeaseLost",
     "NewJob",
@@ -88,6 +94,40 @@ class Store(Protocol):
     async def token(self, account_id: str, token_id: str) -> Token | None: ...
     async def tokens(self, account_id: str) -> Sequence[Token]: ...
     async def revoke_token(self, account_id: str, token_id: str, now_ms: int) -> Token | None: ...
+    async def account_name(self, account_id: str) -> str:
+        """For people; empty for an account that is not there."""
+        ...
+
+    # Joining
+    async def add_join_link(self, link: JoinLink) -> None: ...
+    async def join_link(self, account_id: str, link_id: str) -> JoinLink | None: ...
+    async def join_links(self, account_id: str) -> Sequence[JoinLink]: ...
+    async def revoke_join_link(
+        self, account_id: str, link_id: str, now_ms: int
+    ) -> JoinLink | None: ...
+    async def enrol(self, agent: Agent, now_ms: int) -> Enrolled:
+        """Take one use of the link `agent.link_id` and keep the agent, in one transaction: of two
+        who come at once for the last use one gets it. A key that is enrolled already is the same
+        agent as before, and takes no use, also where the link is over by now.
+
+        Refused where the link is unknown, expired, revoked or used up, where this key was
+        revoked, and where another key that works is enrolled for the agent_id. Whether the caller
+        has the link's secret is not looked at here."""
+        ...
+
+    async def agent(self, account_id: str, agent_id: str) -> Agent | None: ...
+    async def agents(self, account_id: str) -> Sequence[Agent]: ...
+    async def approve_agent(self, account_id: str, agent_id: str, now_ms: int) -> Agent | None:
+        """The agent after it; a second approval keeps the time of the first."""
+        ...
+
+    async def revoke_agent(self, account_id: str, agent_id: str, now_ms: int) -> Agent | None:
+        """Its key is of no use from now on. Its row stays, to say so."""
+        ...
+
+    async def forget_agent(self, account_id: str, agent_id: str, public_key: bytes) -> bool:
+        """Delete the agent with this key, and the cards it told of. False: there is none."""
+        ...
 
     # Jobs, as clients see them
     async def submit(self, job: NewJob, *, key_window_ms: int) -> Submitted:

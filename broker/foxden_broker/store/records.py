@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from foxden_proto.join_links import Refusal
 from foxden_proto.link import LeaseKey
 from foxden_proto.states import JobState, TaskEvent, TaskState
 
@@ -32,6 +33,49 @@ class Token:
     created_ms: int
     expires_ms: int = 0  # 0: never
     revoked_ms: int = 0  # 0: not revoked
+
+
+@dataclass(frozen=True)
+class JoinLink:
+    """What lets machines join an account; its secret is kept as a hash alone."""
+
+    account_id: str
+    link_id: str
+    secret_sha256: bytes
+    uses: int  # agents it can let in
+    used: int
+    approve: bool  # each of them waits for an administrator's yes
+    member: str  # who made it
+    created_ms: int
+    expires_ms: int
+    revoked_ms: int = 0  # 0: not revoked
+
+
+@dataclass(frozen=True)
+class Agent:
+    """An agent that has joined with a key of its own. Its private half never left its machine."""
+
+    account_id: str
+    agent_id: str
+    public_key: bytes  # Ed25519, 32 bytes
+    audience: str  # what it knows the broker by; part of all that it signs
+    name: str
+    version: str
+    cards: tuple[str, ...]  # their names, as told when it joined
+    joined_from: str  # network address
+    link_id: str
+    joined_ms: int
+    approved_ms: int = 0  # 0: it waits for an administrator's yes
+    revoked_ms: int = 0  # 0: not revoked
+
+
+@dataclass(frozen=True)
+class Enrolled:
+    """What became of an enrolment."""
+
+    agent: Agent | None  # None: it was refused
+    refusal: Refusal | None = None
+    again: bool = False  # the same key was enrolled before; no use was taken
 
 
 @dataclass(frozen=True)

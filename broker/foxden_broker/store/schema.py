@@ -73,6 +73,40 @@ token = Table(
     _key("token", "account_id", "token_id"),
 )
 
+join_link = Table(
+    "join_link",
+    metadata,
+    _text("account_id"),
+    _text("link_id"),
+    _bytes("secret_sha256"),
+    _int("uses"),
+    _int("used"),
+    Column("approve", Boolean, nullable=False),
+    _text("member"),
+    _ms("created_ms"),
+    _ms("expires_ms"),
+    _ms("revoked_ms"),
+    _key("join_link", "account_id", "link_id"),
+)
+
+agent = Table(
+    "agent",
+    metadata,
+    _text("account_id"),
+    _text("agent_id"),
+    _bytes("public_key"),
+    _text("audience"),
+    _text("name"),
+    _text("version"),
+    _text("cards"),  # one a line
+    _text("joined_from"),
+    _text("link_id"),
+    _ms("joined_ms"),
+    _ms("approved_ms"),
+    _ms("revoked_ms"),
+    _key("agent", "account_id", "agent_id"),
+)
+
 job = Table(
     "job",
     metadata,

@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
+from foxden_broker.store import agents as agent_rows
 from foxden_broker.store import cards as card_rows
 from foxden_broker.store import history, hot, sweeps
 from foxden_broker.store import jobs as job_rows
@@ -21,14 +22,17 @@ from foxden_broker.store import tokens as token_rows
 from foxden_broker.store import uploads as upload_rows
 from foxden_broker.store import usage as usage_rows
 from foxden_broker.store.base import (
+    Agent,
     Assign,
     Cancelled,
     CardRow,
     Change,
     Checkpoint,
     Decide,
+    Enrolled,
     Job,
     JobPage,
+    JoinLink,
     Lease,
     NewJob,
     Picture,
@@ -91,6 +95,53 @@ class SqlStore:
 
     async def revoke_token(self, account_id: str, token_id: str, now_ms: int) -> Token | None:
         return await self._write(lambda conn: token_rows.revoke(conn, account_id, token_id, now_ms))
+
+    async def account_name(self, account_id: str) -> str:
+        return await self._read(lambda conn: token_rows.account_name(conn, account_id))
+
+    # Joining
+
+    async def add_join_link(self, link: JoinLink) -> None:
+        await self._write(
+            lambda conn: agent_rows.add_link(conn, link),
+            lambda conn, _: agent_rows.link_was_added(conn, link),
+        )
+
+    async def join_link(self, account_id: str, link_id: str) -> JoinLink | None:
+        return await self._read(lambda conn: agent_rows.get_link(conn, account_id, link_id))
+
+    async def join_links(self, account_id: str) -> Sequence[JoinLink]:
+        return await self._read(lambda conn: agent_rows.links(conn, account_id))
+
+    async def revoke_join_link(self, account_id: str, link_id: str, now_ms: int) -> JoinLink | None:
+        return await self._write(
+            lambda conn: agent_rows.revoke_link(conn, account_id, link_id, now_ms)
+        )
+
+    async def enrol(self, agent: Agent, now_ms: int) -> Enrolled:
+        return await self._write(
+            lambda conn: agent_rows.enrol(conn, agent, now_ms),
+            lambda conn, result: agent_rows.was_enrolled(conn, agent, result),
+        )
+
+    async def agent(self, account_id: str, agent_id: str) -> Agent | None:
+        return await self._read(lambda conn: agent_rows.get(conn, account_id, agent_id))
+
+    async def agents(self, account_id: str) -> Sequence[Agent]:
+        return await self._read(lambda conn: agent_rows.of_account(conn, account_id))
+
+    async def approve_agent(self, account_id: str, agent_id: str, now_ms: int) -> Agent | None:
+        return await self._write(
+            lambda conn: agent_rows.approve(conn, account_id, agent_id, now_ms)
+        )
+
+    async def revoke_agent(self, account_id: str, agent_id: str, now_ms: int) -> Agent | None:
+        return await self._write(lambda conn: agent_rows.revoke(conn, account_id, agent_id, now_ms))
+
+    async def forget_agent(self, account_id: str, agent_id: str, public_key: bytes) -> bool:
+        return await self._write(
+            lambda conn: agent_rows.forget(conn, account_id, agent_id, public_key)
+        )
 
     # Jobs
 

@@ -34,6 +34,11 @@ def accounts(conn: Connection) -> tuple[str, ...]:
     return tuple(conn.scalars(select(account.c.account_id).order_by(account.c.account_id)))
 
 
+def account_name(conn: Connection, account_id: str) -> str:
+    query = select(account.c.name).where(account.c.account_id == account_id)
+    return conn.scalars(query).first() or ""
+
+
 def add(conn: Connection, new: Token) -> None:
     conn.execute(insert(token), _row(new))
 

@@ -28,6 +28,8 @@ _COMMANDS = {
     "cards": "the cards of the pool; cordon, drain, uncordon or forget one",
     "models": "the models of the pool",
     "tokens": "create, list or revoke tokens (needs scope admin)",
+    "join-link": "a link with which machines join the pool (needs scope admin)",
+    "agents": "list, approve or revoke the machines that have joined (needs scope admin)",
     "quotas": "limits of members (needs scope admin)",
     "usage": "images and card time by day and member (needs scope admin)",
     "backup": "an archive of a running broker (needs scope admin)",
@@ -37,6 +39,8 @@ _PLUGINS = {
     "broker": "run the broker: queue, scheduler and doors",
     "agent": "look after this machine's cards for a broker",
     "doctor": "look for what keeps this PC's cards from drawing, and say what to do",
+    "join": "lend this machine's cards to the pool that made a link",
+    "leave": "stop lending this machine's cards to a pool",
     "pause": "keep this machine's cards for yourself for a while",
     "policy": "what this machine's cards may do, and when: show or set it",
     "resume": "end a pause of this machine's cards",
@@ -131,7 +135,7 @@ def _common(arguments: Sequence[str]) -> tuple[list[str], str | None, bool]:
 
 def _load(name: str, plugins: dict[str, EntryPoint]) -> Command:
     if name in _COMMANDS:
-        return cast(Command, importlib.import_module(f"foxden.cli.{name}"))
+        return cast(Command, importlib.import_module(f"foxden.cli.{name.replace('-', '_')}"))
     try:
         loaded: Any = plugins[name].load()
     except ImportError as error:

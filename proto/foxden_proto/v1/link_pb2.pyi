@@ -70,6 +70,7 @@ class AgentFrame(_message.Message):
     GOODBYE_FIELD_NUMBER: _builtins.int
     CHECKPOINT_FIELD_NUMBER: _builtins.int
     MODEL_LOADED_FIELD_NUMBER: _builtins.int
+    PROOF_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello: ...
     @_builtins.property
@@ -102,6 +103,8 @@ class AgentFrame(_message.Message):
     def checkpoint(self) -> Global___TaskCheckpoint: ...
     @_builtins.property
     def model_loaded(self) -> Global___ModelLoaded: ...
+    @_builtins.property
+    def proof(self) -> Global___Proof: ...
     def __init__(
         self,
         *,
@@ -121,12 +124,13 @@ class AgentFrame(_message.Message):
         goodbye: Global___Goodbye | None = ...,
         checkpoint: Global___TaskCheckpoint | None = ...,
         model_loaded: Global___ModelLoaded | None = ...,
+        proof: Global___Proof | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledged", b"acknowledged", "cards_changed", b"cards_changed", "checkpoint", b"checkpoint", "draining", b"draining", "failed", b"failed", "finished", b"finished", "frame", b"frame", "goodbye", b"goodbye", "heartbeat", b"heartbeat", "hello", b"hello", "mode_changed", b"mode_changed", "model_loaded", b"model_loaded", "progress", b"progress", "refused", b"refused", "released", b"released", "started", b"started", "stopped", b"stopped"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledged", b"acknowledged", "cards_changed", b"cards_changed", "checkpoint", b"checkpoint", "draining", b"draining", "failed", b"failed", "finished", b"finished", "frame", b"frame", "goodbye", b"goodbye", "heartbeat", b"heartbeat", "hello", b"hello", "mode_changed", b"mode_changed", "model_loaded", b"model_loaded", "progress", b"progress", "proof", b"proof", "refused", b"refused", "released", b"released", "started", b"started", "stopped", b"stopped"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged", b"acknowledged", "cards_changed", b"cards_changed", "checkpoint", b"checkpoint", "draining", b"draining", "failed", b"failed", "finished", b"finished", "frame", b"frame", "goodbye", b"goodbye", "heartbeat", b"heartbeat", "hello", b"hello", "mode_changed", b"mode_changed", "model_loaded", b"model_loaded", "progress", b"progress", "refused", b"refused", "released", b"released", "started", b"started", "stopped", b"stopped"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged", b"acknowledged", "cards_changed", b"cards_changed", "checkpoint", b"checkpoint", "draining", b"draining", "failed", b"failed", "finished", b"finished", "frame", b"frame", "goodbye", b"goodbye", "heartbeat", b"heartbeat", "hello", b"hello", "mode_changed", b"mode_changed", "model_loaded", b"model_loaded", "progress", b"progress", "proof", b"proof", "refused", b"refused", "released", b"released", "started", b"started", "stopped", b"stopped"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["hello", "heartbeat", "mode_changed", "acknowledged", "refused", "started", "progress", "finished", "failed", "released", "stopped", "cards_changed", "draining", "goodbye", "checkpoint", "model_loaded"]  # noqa: Y015
+    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["hello", "heartbeat", "mode_changed", "acknowledged", "refused", "started", "progress", "finished", "failed", "released", "stopped", "cards_changed", "draining", "goodbye", "checkpoint", "model_loaded", "proof"]  # noqa: Y015
     _WhichOneofArgType_frame: _TypeAlias = _typing.Literal["frame", b"frame"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_frame) -> _WhichOneofReturnType_frame | None: ...
 
@@ -146,6 +150,9 @@ class BrokerFrame(_message.Message):
     GOODBYE_FIELD_NUMBER: _builtins.int
     PREEMPT_FIELD_NUMBER: _builtins.int
     PREFETCH_FIELD_NUMBER: _builtins.int
+    CHALLENGE_FIELD_NUMBER: _builtins.int
+    PENDING_FIELD_NUMBER: _builtins.int
+    ADMITTED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
@@ -166,6 +173,12 @@ class BrokerFrame(_message.Message):
     def preempt(self) -> Global___Preempt: ...
     @_builtins.property
     def prefetch(self) -> Global___Prefetch: ...
+    @_builtins.property
+    def challenge(self) -> Global___Challenge: ...
+    @_builtins.property
+    def pending(self) -> Global___Pending: ...
+    @_builtins.property
+    def admitted(self) -> Global___Admitted: ...
     def __init__(
         self,
         *,
@@ -179,20 +192,99 @@ class BrokerFrame(_message.Message):
         goodbye: Global___Goodbye | None = ...,
         preempt: Global___Preempt | None = ...,
         prefetch: Global___Prefetch | None = ...,
+        challenge: Global___Challenge | None = ...,
+        pending: Global___Pending | None = ...,
+        admitted: Global___Admitted | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "drain", b"drain", "frame", b"frame", "goodbye", b"goodbye", "heartbeat_seen", b"heartbeat_seen", "preempt", b"preempt", "prefetch", b"prefetch", "rejected", b"rejected", "settled", b"settled", "stop_task", b"stop_task", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["admitted", b"admitted", "assignment", b"assignment", "challenge", b"challenge", "drain", b"drain", "frame", b"frame", "goodbye", b"goodbye", "heartbeat_seen", b"heartbeat_seen", "pending", b"pending", "preempt", b"preempt", "prefetch", b"prefetch", "rejected", b"rejected", "settled", b"settled", "stop_task", b"stop_task", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "drain", b"drain", "frame", b"frame", "goodbye", b"goodbye", "heartbeat_seen", b"heartbeat_seen", "preempt", b"preempt", "prefetch", b"prefetch", "rejected", b"rejected", "settled", b"settled", "stop_task", b"stop_task", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admitted", b"admitted", "assignment", b"assignment", "challenge", b"challenge", "drain", b"drain", "frame", b"frame", "goodbye", b"goodbye", "heartbeat_seen", b"heartbeat_seen", "pending", b"pending", "preempt", b"preempt", "prefetch", b"prefetch", "rejected", b"rejected", "settled", b"settled", "stop_task", b"stop_task", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["welcome", "rejected", "heartbeat_seen", "assignment", "stop_task", "settled", "drain", "goodbye", "preempt", "prefetch"]  # noqa: Y015
+    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["welcome", "rejected", "heartbeat_seen", "assignment", "stop_task", "settled", "drain", "goodbye", "preempt", "prefetch", "challenge", "pending", "admitted"]  # noqa: Y015
     _WhichOneofArgType_frame: _TypeAlias = _typing.Literal["frame", b"frame"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_frame) -> _WhichOneofReturnType_frame | None: ...
 
 Global___BrokerFrame: _TypeAlias = BrokerFrame  # noqa: Y015
 
 @_typing.final
+class Challenge(_message.Message):
+    """An agent that dialled with its own key instead of a token has to prove it before it may say
+    hello: Challenge, Proof, Pending as long as nobody has approved it, Admitted, Hello.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NONCE_FIELD_NUMBER: _builtins.int
+    nonce: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        nonce: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["nonce", b"nonce"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Challenge: _TypeAlias = Challenge  # noqa: Y015
+
+@_typing.final
+class Proof(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    signature: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        signature: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["signature", b"signature"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Proof: _TypeAlias = Proof  # noqa: Y015
+
+@_typing.final
+class Pending(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Pending: _TypeAlias = Pending  # noqa: Y015
+
+@_typing.final
+class Admitted(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Admitted: _TypeAlias = Admitted  # noqa: Y015
+
+@_typing.final
 class Hello(_message.Message):
-    """First frame of every connection."""
+    """First frame of every connection, after Admitted where there was a Challenge."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

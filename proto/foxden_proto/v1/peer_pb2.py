@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x66oxden_proto/v1/peer.proto\x12\tfoxden.v1\"p\n\tPeerFrame\x12#\n\x04open\x18\x01 \x01(\x0b\x32\x13.foxden.v1.LinkOpenH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12%\n\x05\x63lose\x18\x03 \x01(\x0b\x32\x14.foxden.v1.LinkCloseH\x00\x42\x07\n\x05\x66rame\".\n\x08LinkOpen\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x0e\n\x06member\x18\x02 \x01(\t\")\n\tLinkClose\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\"!\n\x0bPokeRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\"\x0e\n\x0cPokeResponse2w\n\x04Peer\x12\x36\n\x04Link\x12\x14.foxden.v1.PeerFrame\x1a\x14.foxden.v1.PeerFrame(\x01\x30\x01\x12\x37\n\x04Poke\x12\x16.foxden.v1.PokeRequest\x1a\x17.foxden.v1.PokeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x66oxden_proto/v1/peer.proto\x12\tfoxden.v1\"p\n\tPeerFrame\x12#\n\x04open\x18\x01 \x01(\x0b\x32\x13.foxden.v1.LinkOpenH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12%\n\x05\x63lose\x18\x03 \x01(\x0b\x32\x14.foxden.v1.LinkCloseH\x00\x42\x07\n\x05\x66rame\"N\n\x08LinkOpen\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x0e\n\x06member\x18\x02 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x03 \x01(\t\x12\x0c\n\x04left\x18\x04 \x01(\x08\")\n\tLinkClose\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\"!\n\x0bPokeRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\"\x0e\n\x0cPokeResponse2w\n\x04Peer\x12\x36\n\x04Link\x12\x14.foxden.v1.PeerFrame\x1a\x14.foxden.v1.PeerFrame(\x01\x30\x01\x12\x37\n\x04Poke\x12\x16.foxden.v1.PokeRequest\x1a\x17.foxden.v1.PokeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,13 +34,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PEERFRAME']._serialized_start=41
   _globals['_PEERFRAME']._serialized_end=153
   _globals['_LINKOPEN']._serialized_start=155
-  _globals['_LINKOPEN']._serialized_end=201
-  _globals['_LINKCLOSE']._serialized_start=203
-  _globals['_LINKCLOSE']._serialized_end=244
-  _globals['_POKEREQUEST']._serialized_start=246
-  _globals['_POKEREQUEST']._serialized_end=279
-  _globals['_POKERESPONSE']._serialized_start=281
-  _globals['_POKERESPONSE']._serialized_end=295
-  _globals['_PEER']._serialized_start=297
-  _globals['_PEER']._serialized_end=416
+  _globals['_LINKOPEN']._serialized_end=233
+  _globals['_LINKCLOSE']._serialized_start=235
+  _globals['_LINKCLOSE']._serialized_end=276
+  _globals['_POKEREQUEST']._serialized_start=278
+  _globals['_POKEREQUEST']._serialized_end=311
+  _globals['_POKERESPONSE']._serialized_start=313
+  _globals['_POKERESPONSE']._serialized_end=327
+  _globals['_PEER']._serialized_start=329
+  _globals['_PEER']._serialized_end=448
 # @@protoc_insertion_point(module_scope)

@@ -60,18 +60,26 @@ class LinkOpen(_message.Message):
 
     ACCOUNT_ID_FIELD_NUMBER: _builtins.int
     MEMBER_FIELD_NUMBER: _builtins.int
+    AGENT_ID_FIELD_NUMBER: _builtins.int
+    LEFT_FIELD_NUMBER: _builtins.int
     account_id: _builtins.str
     member: _builtins.str
     """whose agent token it is"""
+    agent_id: _builtins.str
+    """of an agent that has proved its own key; empty: it has a token"""
+    left: _builtins.bool
+    """no link: that agent has left the pool, its images go elsewhere"""
     def __init__(
         self,
         *,
         account_id: _builtins.str = ...,
         member: _builtins.str = ...,
+        agent_id: _builtins.str = ...,
+        left: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "member", b"member"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "agent_id", b"agent_id", "left", b"left", "member", b"member"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

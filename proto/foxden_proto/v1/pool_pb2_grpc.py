@@ -234,6 +234,36 @@ class AdminStub:
                 request_serializer=foxden__proto_dot_v1_dot_pool__pb2.UsageRequest.SerializeToString,
                 response_deserializer=foxden__proto_dot_v1_dot_pool__pb2.UsageResponse.FromString,
                 _registered_method=True)
+        self.CreateJoinLink = channel.unary_unary(
+                '/foxden.v1.Admin/CreateJoinLink',
+                request_serializer=foxden__proto_dot_v1_dot_pool__pb2.CreateJoinLinkRequest.SerializeToString,
+                response_deserializer=foxden__proto_dot_v1_dot_pool__pb2.CreateJoinLinkResponse.FromString,
+                _registered_method=True)
+        self.ListJoinLinks = channel.unary_unary(
+                '/foxden.v1.Admin/ListJoinLinks',
+                request_serializer=foxden__proto_dot_v1_dot_pool__pb2.ListJoinLinksRequest.SerializeToString,
+                response_deserializer=foxden__proto_dot_v1_dot_pool__pb2.ListJoinLinksResponse.FromString,
+                _registered_method=True)
+        self.RevokeJoinLink = channel.unary_unary(
+                '/foxden.v1.Admin/RevokeJoinLink',
+                request_serializer=foxden__proto_dot_v1_dot_pool__pb2.RevokeJoinLinkRequest.SerializeToString,
+                response_deserializer=foxden__proto_dot_v1_dot_pool__pb2.JoinLink.FromString,
+                _registered_method=True)
+        self.ListAgents = channel.unary_unary(
+                '/foxden.v1.Admin/ListAgents',
+                request_serializer=foxden__proto_dot_v1_dot_pool__pb2.ListAgentsRequest.SerializeToString,
+                response_deserializer=foxden__proto_dot_v1_dot_pool__pb2.ListAgentsResponse.FromString,
+                _registered_method=True)
+        self.ApproveAgent = channel.unary_unary(
+                '/foxden.v1.Admin/ApproveAgent',
+                request_serializer=foxden__proto_dot_v1_dot_pool__pb2.ApproveAgentRequest.SerializeToString,
+                response_deserializer=foxden__proto_dot_v1_dot_pool__pb2.Agent.FromString,
+                _registered_method=True)
+        self.RevokeAgent = channel.unary_unary(
+                '/foxden.v1.Admin/RevokeAgent',
+                request_serializer=foxden__proto_dot_v1_dot_pool__pb2.RevokeAgentRequest.SerializeToString,
+                response_deserializer=foxden__proto_dot_v1_dot_pool__pb2.Agent.FromString,
+                _registered_method=True)
         self.Backup = channel.unary_stream(
                 '/foxden.v1.Admin/Backup',
                 request_serializer=foxden__proto_dot_v1_dot_pool__pb2.BackupRequest.SerializeToString,
@@ -296,6 +326,45 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateJoinLink(self, request, context):
+        """Links with which machines join this account, each with a key of its own.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListJoinLinks(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeJoinLink(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAgents(self, request, context):
+        """The agents that have joined, those that wait for a yes and those that were revoked included.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ApproveAgent(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeAgent(self, request, context):
+        """Its link is closed, its images go elsewhere, what it still sends is refused.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Backup(self, request, context):
         """A consistent copy of a running broker, as a tar archive in chunks of 64 KiB at most.
         """
@@ -345,6 +414,36 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.Usage,
                     request_deserializer=foxden__proto_dot_v1_dot_pool__pb2.UsageRequest.FromString,
                     response_serializer=foxden__proto_dot_v1_dot_pool__pb2.UsageResponse.SerializeToString,
+            ),
+            'CreateJoinLink': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateJoinLink,
+                    request_deserializer=foxden__proto_dot_v1_dot_pool__pb2.CreateJoinLinkRequest.FromString,
+                    response_serializer=foxden__proto_dot_v1_dot_pool__pb2.CreateJoinLinkResponse.SerializeToString,
+            ),
+            'ListJoinLinks': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListJoinLinks,
+                    request_deserializer=foxden__proto_dot_v1_dot_pool__pb2.ListJoinLinksRequest.FromString,
+                    response_serializer=foxden__proto_dot_v1_dot_pool__pb2.ListJoinLinksResponse.SerializeToString,
+            ),
+            'RevokeJoinLink': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeJoinLink,
+                    request_deserializer=foxden__proto_dot_v1_dot_pool__pb2.RevokeJoinLinkRequest.FromString,
+                    response_serializer=foxden__proto_dot_v1_dot_pool__pb2.JoinLink.SerializeToString,
+            ),
+            'ListAgents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAgents,
+                    request_deserializer=foxden__proto_dot_v1_dot_pool__pb2.ListAgentsRequest.FromString,
+                    response_serializer=foxden__proto_dot_v1_dot_pool__pb2.ListAgentsResponse.SerializeToString,
+            ),
+            'ApproveAgent': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApproveAgent,
+                    request_deserializer=foxden__proto_dot_v1_dot_pool__pb2.ApproveAgentRequest.FromString,
+                    response_serializer=foxden__proto_dot_v1_dot_pool__pb2.Agent.SerializeToString,
+            ),
+            'RevokeAgent': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeAgent,
+                    request_deserializer=foxden__proto_dot_v1_dot_pool__pb2.RevokeAgentRequest.FromString,
+                    response_serializer=foxden__proto_dot_v1_dot_pool__pb2.Agent.SerializeToString,
             ),
             'Backup': grpc.unary_stream_rpc_method_handler(
                     servicer.Backup,
@@ -569,6 +668,168 @@ class Admin:
             '/foxden.v1.Admin/Usage',
             foxden__proto_dot_v1_dot_pool__pb2.UsageRequest.SerializeToString,
             foxden__proto_dot_v1_dot_pool__pb2.UsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateJoinLink(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/foxden.v1.Admin/CreateJoinLink',
+            foxden__proto_dot_v1_dot_pool__pb2.CreateJoinLinkRequest.SerializeToString,
+            foxden__proto_dot_v1_dot_pool__pb2.CreateJoinLinkResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListJoinLinks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/foxden.v1.Admin/ListJoinLinks',
+            foxden__proto_dot_v1_dot_pool__pb2.ListJoinLinksRequest.SerializeToString,
+            foxden__proto_dot_v1_dot_pool__pb2.ListJoinLinksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeJoinLink(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/foxden.v1.Admin/RevokeJoinLink',
+            foxden__proto_dot_v1_dot_pool__pb2.RevokeJoinLinkRequest.SerializeToString,
+            foxden__proto_dot_v1_dot_pool__pb2.JoinLink.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAgents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/foxden.v1.Admin/ListAgents',
+            foxden__proto_dot_v1_dot_pool__pb2.ListAgentsRequest.SerializeToString,
+            foxden__proto_dot_v1_dot_pool__pb2.ListAgentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ApproveAgent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/foxden.v1.Admin/ApproveAgent',
+            foxden__proto_dot_v1_dot_pool__pb2.ApproveAgentRequest.SerializeToString,
+            foxden__proto_dot_v1_dot_pool__pb2.Agent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeAgent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/foxden.v1.Admin/RevokeAgent',
+            foxden__proto_dot_v1_dot_pool__pb2.RevokeAgentRequest.SerializeToString,
+            foxden__proto_dot_v1_dot_pool__pb2.Agent.FromString,
             options,
             channel_credentials,
             insecure,

@@ -87,6 +87,15 @@ class AdminStub:
     ForgetCard: _grpc.UnaryUnaryMultiCallable[_pool_pb2.ForgetCardRequest, _pool_pb2.ForgetCardResponse]
     """Remove a card that is away for good; it comes back if its agent does."""
     Usage: _grpc.UnaryUnaryMultiCallable[_pool_pb2.UsageRequest, _pool_pb2.UsageResponse]
+    CreateJoinLink: _grpc.UnaryUnaryMultiCallable[_pool_pb2.CreateJoinLinkRequest, _pool_pb2.CreateJoinLinkResponse]
+    """Links with which machines join this account, each with a key of its own."""
+    ListJoinLinks: _grpc.UnaryUnaryMultiCallable[_pool_pb2.ListJoinLinksRequest, _pool_pb2.ListJoinLinksResponse]
+    RevokeJoinLink: _grpc.UnaryUnaryMultiCallable[_pool_pb2.RevokeJoinLinkRequest, _pool_pb2.JoinLink]
+    ListAgents: _grpc.UnaryUnaryMultiCallable[_pool_pb2.ListAgentsRequest, _pool_pb2.ListAgentsResponse]
+    """The agents that have joined, those that wait for a yes and those that were revoked included."""
+    ApproveAgent: _grpc.UnaryUnaryMultiCallable[_pool_pb2.ApproveAgentRequest, _pool_pb2.Agent]
+    RevokeAgent: _grpc.UnaryUnaryMultiCallable[_pool_pb2.RevokeAgentRequest, _pool_pb2.Agent]
+    """Its link is closed, its images go elsewhere, what it still sends is refused."""
     Backup: _grpc.UnaryStreamMultiCallable[_pool_pb2.BackupRequest, _pool_pb2.BackupChunk]
     """A consistent copy of a running broker, as a tar archive in chunks of 64 KiB at most."""
 
@@ -106,6 +115,15 @@ class AdminAsyncStub(AdminStub):
     ForgetCard: _aio.UnaryUnaryMultiCallable[_pool_pb2.ForgetCardRequest, _pool_pb2.ForgetCardResponse]  # type: ignore[assignment]
     """Remove a card that is away for good; it comes back if its agent does."""
     Usage: _aio.UnaryUnaryMultiCallable[_pool_pb2.UsageRequest, _pool_pb2.UsageResponse]  # type: ignore[assignment]
+    CreateJoinLink: _aio.UnaryUnaryMultiCallable[_pool_pb2.CreateJoinLinkRequest, _pool_pb2.CreateJoinLinkResponse]  # type: ignore[assignment]
+    """Links with which machines join this account, each with a key of its own."""
+    ListJoinLinks: _aio.UnaryUnaryMultiCallable[_pool_pb2.ListJoinLinksRequest, _pool_pb2.ListJoinLinksResponse]  # type: ignore[assignment]
+    RevokeJoinLink: _aio.UnaryUnaryMultiCallable[_pool_pb2.RevokeJoinLinkRequest, _pool_pb2.JoinLink]  # type: ignore[assignment]
+    ListAgents: _aio.UnaryUnaryMultiCallable[_pool_pb2.ListAgentsRequest, _pool_pb2.ListAgentsResponse]  # type: ignore[assignment]
+    """The agents that have joined, those that wait for a yes and those that were revoked included."""
+    ApproveAgent: _aio.UnaryUnaryMultiCallable[_pool_pb2.ApproveAgentRequest, _pool_pb2.Agent]  # type: ignore[assignment]
+    RevokeAgent: _aio.UnaryUnaryMultiCallable[_pool_pb2.RevokeAgentRequest, _pool_pb2.Agent]  # type: ignore[assignment]
+    """Its link is closed, its images go elsewhere, what it still sends is refused."""
     Backup: _aio.UnaryStreamMultiCallable[_pool_pb2.BackupRequest, _pool_pb2.BackupChunk]  # type: ignore[assignment]
     """A consistent copy of a running broker, as a tar archive in chunks of 64 KiB at most."""
 
@@ -170,6 +188,51 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _pool_pb2.UsageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_pool_pb2.UsageResponse, _abc.Awaitable[_pool_pb2.UsageResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def CreateJoinLink(
+        self,
+        request: _pool_pb2.CreateJoinLinkRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_pool_pb2.CreateJoinLinkResponse, _abc.Awaitable[_pool_pb2.CreateJoinLinkResponse]]:
+        """Links with which machines join this account, each with a key of its own."""
+
+    @_abc_1.abstractmethod
+    def ListJoinLinks(
+        self,
+        request: _pool_pb2.ListJoinLinksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_pool_pb2.ListJoinLinksResponse, _abc.Awaitable[_pool_pb2.ListJoinLinksResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def RevokeJoinLink(
+        self,
+        request: _pool_pb2.RevokeJoinLinkRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_pool_pb2.JoinLink, _abc.Awaitable[_pool_pb2.JoinLink]]: ...
+
+    @_abc_1.abstractmethod
+    def ListAgents(
+        self,
+        request: _pool_pb2.ListAgentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_pool_pb2.ListAgentsResponse, _abc.Awaitable[_pool_pb2.ListAgentsResponse]]:
+        """The agents that have joined, those that wait for a yes and those that were revoked included."""
+
+    @_abc_1.abstractmethod
+    def ApproveAgent(
+        self,
+        request: _pool_pb2.ApproveAgentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_pool_pb2.Agent, _abc.Awaitable[_pool_pb2.Agent]]: ...
+
+    @_abc_1.abstractmethod
+    def RevokeAgent(
+        self,
+        request: _pool_pb2.RevokeAgentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_pool_pb2.Agent, _abc.Awaitable[_pool_pb2.Agent]]:
+        """Its link is closed, its images go elsewhere, what it still sends is refused."""
 
     @_abc_1.abstractmethod
     def Backup(

@@ -1,0 +1,294 @@
+"""Joined machines at work with a real broker: proofs, approval, revocation, leaving."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from machine import Machine
+from websockets.asyncio.client import ClientConnection, connect
+
+import foxden
+from foxden_agent import joining
+from foxden_agent.joining import keys
+from foxden_agent.link_driver import LinkRefused
+from foxden_agent.pictures import PictureRefused, PictureSender
+from foxden_proto import limits, proofs, trust
+from foxden_proto.address import CERTIFICATE_NAME
+from foxden_proto.v1 import link_pb2 as pb
+
+Den = Any  # of conftest.py
+SIZE = {"width": 64, "height": 64, "steps": 4}
+
+
+async def online(machine: Machine, seconds: float = 20) -> None:
+    async with asyncio.timeout(seconds):
+        await machine.online.wait()
+
+
+@asynccontextmanager
+async def dialled(den: Den, authorization: str) -> Any:
+    """A bare WebSocket to the broker, for those who do what no agent does."""
+    context = await asyncio.to_thread(trust.tls_context, den.address)
+    assert isinstance(context, ssl.SSLContext)
+    async with connect(
+        f"{den.address.http_url.replace('http', 'ws', 1)}/v1/link",
+        additional_headers={"Authorization": authorization},
+        ssl=context,
+        server_hostname=CERTIFICATE_NAME,
+        proxy=None,
+    ) as connection:
+        yield connection
+
+
+async def heard(connection: ClientConnection) -> pb.BrokerFrame:
+    async with asyncio.timeout(10):
+        data = await connection.recv()
+    assert isinstance(data, bytes)
+    return pb.BrokerFrame.FromString(data)
+
+
+async def say(connection: ClientConnection, **frame: Any) -> None:
+    await connection.send(pb.AgentFrame(**frame).SerializeToString())
+
+
+async def test_joined_machine_is_online_by_its_key_and_gets_work(den: Den, eventually: Any) -> None:
+    pc = den.machine()
+    await pc.join(await den.link())
+    async with pc.serving():
+        await online(pc)
+        (agent,) = await den.admin().agents()
+        assert agent.state == "online"
+        await den.admin().submit("a red cube", **SIZE)
+        await eventually(lambda: pc.worker.images)
+        (pool,) = joining.pools(pc.folder)
+        assert pool.state == "online"
+    (pool,) = joining.pools(pc.folder)
+    assert pool.state == ""
+
+
+async def test_machine_that_joins_while_its_agent_runs_is_online_by_itself(den: Den) -> None:
+    pc = den.machine()
+    async with pc.serving():
+        await pc.join(await den.link())
+        await online(pc)
+
+
+async def test_machine_waits_for_a_yes_says_so_and_is_online_soon_after_it(
+    den: Den, eventually: Any
+) -> None:
+    pc = den.machine()
+    joined = await pc.join(await den.link(approve=True), name="kitchen")
+    assert joined.pending
+    async with pc.serving():
+        await eventually(lambda: joining.pools(pc.folder)[0].state == "waits")
+        assert "foxden agents approve" in joining.pools(pc.folder)[0].state_reason
+        (agent,) = await den.admin().agents()
+        assert agent.state == "waits for approval"
+        # It stays for many times as long as an agent bears silence, and hears nothing else.
+        await asyncio.sleep(2 * pc.timers.silent)
+        assert joining.pools(pc.folder)[0].state == "waits"
+        assert not pc.online.is_set()
+        assert await den.admin().cards() == []
+        await den.admin().approve_agent("kitch")
+        await online(pc, 5)
+
+
+async def test_machine_that_waits_is_revoked_instead(den: Den) -> None:
+    pc = den.machine()
+    await pc.join(await den.link(approve=True), name="kitchen")
+    async with pc.serving(alone=True) as running:
+        await den.admin().revoke_agent("kitchen")
+        with pytest.raises(LinkRefused, match="shut out"):
+            async with asyncio.timeout(10):
+                await running
+    with pytest.raises(foxden.InvalidRequest, match="a new join link"):
+        await den.admin().approve_agent("kitchen")
+
+
+async def test_revocation_closes_the_link_at_once_and_its_images_go_elsewhere(
+    den: Den, eventually: Any
+) -> None:
+    link = await den.link(uses=2)
+    bad, good = den.machine("bad"), den.machine("good")
+    await bad.join(link, name="bad")
+    await good.join(link, name="good")
+    async with bad.serving(alone=True) as running:
+        await online(bad)
+        job = await den.admin().submit("a red cube", **SIZE)
+        await eventually(lambda: bad.worker.images)
+        ((key, task),) = bad.worker.images.items()
+        begun = asyncio.get_running_loop().time()
+        await den.admin().revoke_agent("bad")
+        with pytest.raises(LinkRefused, match="shut out"):
+            async with asyncio.timeout(5):
+                await running
+        assert asyncio.get_running_loop().time() - begun < 5
+        assert bad.worker.dropped == [key]
+        assert await den.admin().cards() == []
+        # What it still sends is refused: its lease is over.
+        tls = await asyncio.to_thread(trust.tls_context, den.address)
+        sender = PictureSender(den.address, lambda: tls)
+        with pytest.raises(PictureRefused) as refused:
+            await sender.put(task.upload_path, task.upload_token, b"late", lambda: True)
+        assert refused.value.stale
+        await sender.close()
+    async with good.serving():
+        await eventually(lambda: good.worker.images)
+        assert {k.job_id for k in good.worker.images} == {job.id}
+    states = {agent.name: agent.state for agent in await den.admin().agents()}
+    assert states == {"bad": "revoked", "good": "offline"}
+
+
+async def test_machine_that_leaves_while_its_agent_runs_goes_offline_and_its_image_is_free(
+    den: Den, eventually: Any
+) -> None:
+    pc, other = den.machine("pc"), den.machine("other")
+    link = await den.link(uses=2)
+    await pc.join(link)
+    await other.join(link)
+    async with pc.serving():
+        await online(pc)
+        await den.admin().submit("a red cube", **SIZE)
+        await eventually(lambda: pc.worker.images)
+        left = await joining.leave(pc.folder, keystore=pc.keystore)
+        assert left.broker_told
+        await eventually(lambda: pc.worker.dropped)
+        async with other.serving():
+            await eventually(lambda: other.worker.images)
+    assert len(await den.admin().agents()) == 1
+
+
+async def test_broker_that_restarts_knows_its_agents(den: Den, eventually: Any) -> None:
+    pc = den.machine()
+    await pc.join(await den.link())
+    async with pc.serving():
+        await online(pc)
+        await den.stop()
+        pc.online.clear()
+        await den.start()
+
+        async def is_back() -> bool:
+            return [one.state for one in await den.admin().agents()] == ["online"]
+
+        await eventually(is_back)
+
+
+# What no agent does
+
+
+async def joined(den: Den, name: str = "pc") -> tuple[joining.Pool, bytes]:
+    pc = den.machine(name)
+    pool = (await pc.join(await den.link())).pool
+    return pool, await pc.keystore.load(pool.key_id, pool.key_in)
+
+
+def signed(secret: bytes, nonce: bytes, pool: joining.Pool, **other: str) -> bytes:
+    values = {"account": pool.account_id, "agent": pool.agent_id, "broker": pool.audience} | other
+    ids = (values["account"], values["agent"], values["broker"])
+    return keys.sign(secret, proofs.link_statement(nonce, *ids))
+
+
+@pytest.mark.parametrize(
+    "how",
+    ["another key", "another nonce", "another broker", "another agent", "to leave", "nothing"],
+)
+async def test_proof_that_is_none_gets_nobody_in(den: Den, how: str) -> None:
+    pool, secret = await joined(den)
+    async with dialled(den, proofs.authorization(pool.account_id, pool.agent_id)) as connection:
+        nonce = (await heard(connection)).challenge.nonce
+        assert len(nonce) == proofs.NONCE_BYTES
+        proof = {
+            "another key": lambda: signed(keys.new_key(), nonce, pool),
+            "another nonce": lambda: signed(secret, b"n" * 32, pool),
+            "another broker": lambda: signed(secret, nonce, pool, broker="pin:" + "0" * 64),
+            "another agent": lambda: signed(secret, nonce, pool, agent="agent-2"),
+            "to leave": lambda: keys.sign(
+                secret,
+                proofs.leave_statement(nonce, pool.account_id, pool.agent_id, pool.audience),
+            ),
+            "nothing": lambda: b"\x00" * 64,
+        }[how]()
+        await say(connection, proof=pb.Proof(signature=proof))
+        told = await heard(connection)
+    assert told.rejected.final
+    assert "does not know this agent's key" in told.rejected.reason
+
+
+async def test_unknown_agent_hears_the_same_as_one_with_a_wrong_key(den: Den) -> None:
+    pool, _ = await joined(den)
+    reasons = set()
+    for account, agent in [
+        (pool.account_id, pool.agent_id),
+        (pool.account_id, "agent-nobody"),
+        ("elsewhere", pool.agent_id),
+        (pool.account_id, "x" * 200),
+    ]:
+        async with dialled(den, proofs.authorization(account, agent)) as connection:
+            assert len((await heard(connection)).challenge.nonce) == 32
+            await say(connection, proof=pb.Proof(signature=b"\x01" * 64))
+            reasons.add((await heard(connection)).rejected.reason)
+    assert len(reasons) == 1
+
+
+async def test_proof_of_another_connection_is_worth_nothing(den: Den) -> None:
+    pool, secret = await joined(den)
+    header = proofs.authorization(pool.account_id, pool.agent_id)
+    async with dialled(den, header) as first, dialled(den, header) as second:
+        one, other = [(await heard(c)).challenge.nonce for c in (first, second)]
+        assert one != other
+        await say(second, proof=pb.Proof(signature=signed(secret, one, pool)))
+        assert (await heard(second)).rejected.final
+        await say(first, proof=pb.Proof(signature=signed(secret, one, pool)))
+        assert (await heard(first)).WhichOneof("frame") == "admitted"
+
+
+@pytest.mark.parametrize("frame", [{"hello": pb.Hello()}, {"proof": pb.Proof(signature=b"s")}])
+async def test_who_says_something_else_than_a_proof_is_turned_away(
+    den: Den, frame: dict[str, Any]
+) -> None:
+    pool, _ = await joined(den)
+    async with dialled(den, proofs.authorization(pool.account_id, pool.agent_id)) as connection:
+        await heard(connection)
+        await say(connection, **frame)
+        assert (await heard(connection)).WhichOneof("frame") == "rejected"
+
+
+async def test_who_is_silent_after_the_challenge_is_turned_away(den: Den) -> None:
+    pool, _ = await joined(den)
+    async with dialled(den, proofs.authorization(pool.account_id, pool.agent_id)) as connection:
+        await heard(connection)
+        assert (await heard(connection)).WhichOneof("frame") == "rejected"
+
+
+async def test_agent_with_a_key_is_nobody_else(den: Den) -> None:
+    pool, secret = await joined(den)
+    async with dialled(den, proofs.authorization(pool.account_id, pool.agent_id)) as connection:
+        nonce = (await heard(connection)).challenge.nonce
+        await say(connection, proof=pb.Proof(signature=signed(secret, nonce, pool)))
+        await heard(connection)
+        hello = pb.Hello(protocol=limits.LINK_PROTOCOL, agent_id="agent-another")
+        await say(connection, hello=hello)
+        told = (await heard(connection)).rejected
+    assert told.final
+    assert "agent-another" in told.reason
+
+
+async def test_token_does_not_get_anybody_into_the_place_of_an_agent_with_a_key(den: Den) -> None:
+    pool, _ = await joined(den)
+    token = (await den.admin().create_token("agents", ["agent"])).secret
+    for agent_id, frame in ((pool.agent_id, "rejected"), ("agent-with-token", "welcome")):
+        async with dialled(den, f"Bearer {token}") as connection:
+            hello = pb.Hello(protocol=limits.LINK_PROTOCOL, agent_id=agent_id)
+            await say(connection, hello=hello)
+            assert (await heard(connection)).WhichOneof("frame") == frame
+
+
+async def test_enrolment_by_hand_shows_that_the_broker_keeps_no_private_key(den: Den) -> None:
+    _, secret = await joined(den)
+    database = (den._folder / "broker" / "broker").rglob("foxden.db*")
+    for path in database:
+        assert secret not in path.read_bytes()
