@@ -177,6 +177,86 @@ async def test_broker_that_restarts_knows_its_agents(den: Den, eventually: Any) 
         await eventually(is_back)
 
 
+class Ring:
+    """A keyring in memory, that may be locked."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, str] = {}
+        self.locked = False
+
+    def _open(self) -> None:
+        if self.locked:
+            raise RuntimeError("locked")
+
+    def set_password(self, _service: str, username: str, password: str, /) -> None:
+        self._open()
+        self.kept[username] = password
+
+    def get_password(self, _service: str, username: str, /) -> str | None:
+        self._open()
+        return self.kept.get(username)
+
+    def delete_password(self, _service: str, username: str, /) -> None:
+        self._open()
+        del self.kept[username]
+
+
+async def test_keyring_that_is_locked_when_the_agent_starts_is_waited_for(
+    den: Den, eventually: Any
+) -> None:
+    pc, ring = den.machine(), Ring()
+    pc.keystore = joining.KeyStore(pc.folder, library=lambda: ring)
+    await pc.join(await den.link())
+    ring.locked = True
+    async with pc.serving(alone=True):
+        await eventually(lambda: joining.pools(pc.folder)[0].state == "no_key")
+        assert "unlock the keyring" in joining.pools(pc.folder)[0].state_reason
+        ring.locked = False
+        await online(pc)
+
+
+async def test_key_that_is_gone_when_the_agent_starts_ends_it_with_what_to_do(den: Den) -> None:
+    pc, ring = den.machine(), Ring()
+    pc.keystore = joining.KeyStore(pc.folder, library=lambda: ring)
+    await pc.join(await den.link())
+    ring.kept.clear()
+    async with pc.serving(alone=True) as running:
+        with pytest.raises(LinkRefused, match="ask for a new link"):
+            async with asyncio.timeout(10):
+                await running
+
+
+async def test_broker_with_another_certificate_is_told_nothing_and_tried_again(
+    den: Den, eventually: Any
+) -> None:
+    pc = den.machine()
+    await pc.join(await den.link())
+    await den.stop()
+    await den.start("anew")  # at the same address
+    async with pc.serving(alone=True) as running:
+        await eventually(lambda: joining.pools(pc.folder)[0].state == "wrong_broker")
+        assert "current address" in joining.pools(pc.folder)[0].state_reason
+        await den.stop()
+        await den.start()  # the right one is back
+        await online(pc)
+        assert not running.done()
+
+
+async def test_agent_that_waits_holds_one_connection_and_no_more(den: Den) -> None:
+    pc = den.machine()
+    pool = (await pc.join(await den.link(approve=True))).pool
+    secret = await pc.keystore.load(pool.key_id, pool.key_in)
+    header = proofs.authorization(pool.account_id, pool.agent_id)
+    async with dialled(den, header) as first, dialled(den, header) as second:
+        for connection in (first, second):
+            nonce = (await heard(connection)).challenge.nonce
+            await say(connection, proof=pb.Proof(signature=signed(secret, nonce, pool)))
+            assert (await heard(connection)).WhichOneof("frame") == "pending"
+        while (frame := await heard(first)).WhichOneof("frame") == "pending":
+            pass
+        assert "another connection" in frame.rejected.reason
+
+
 # What no agent does
 
 
