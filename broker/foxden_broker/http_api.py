@@ -344,11 +344,10 @@ async def _not_its_own(account: Account, says: str, proved: str) -> str | None:
     if proved:
         return None if says == proved else f"the key is agent {proved}'s, and it says it is {says}"
     try:
-        enrolled = await account.store.agent(account.account_id, says)
+        if not await account.enrolled.has(says):
+            return None
     except StoreError:
         return ""
-    if enrolled is None or enrolled.revoked_ms:
-        return None
     return "this agent has joined with a key of its own: start it without a token"
 
 
