@@ -130,8 +130,8 @@ class JoinedPools:
             except WrongBroker as error:
                 # Maybe a network that looks into everything, and another one tomorrow: nothing
                 # was said to it, and nothing will be.
-                self._say(pool, "wrong_broker", f"{error}; it is tried again every minute")
-                await asyncio.sleep(2 * self._links.timers.reconnect_most)
+                self._say(pool, "wrong_broker", f"{error}; it is tried again now and then")
+                await asyncio.sleep(self._links.timers.reconnect_most)
 
     async def _key(self, pool: Pool) -> bytes | None:
         while True:

@@ -14,6 +14,7 @@ from foxden_broker.catalogue import resolve
 from foxden_broker.checkpoints import Checkpoints
 from foxden_broker.hub import Hub
 from foxden_broker.inlining import Recent, Sending
+from foxden_broker.joining.enrolled import EnrolledIds
 from foxden_broker.metrics import Metrics
 from foxden_broker.pool import Held, OpenJob, Pool, PoolCard
 from foxden_broker.quotas import Defaults, day_of, refusal, room
@@ -74,10 +75,13 @@ class Account:
     sending: Sending = field(default_factory=Sending)
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
 
+    enrolled: EnrolledIds = field(init=False)
+
     _ahead: asyncio.Task[None] | None = None  # a deep backlog being planned
 
     def __post_init__(self) -> None:
         self.pool = Pool(self.account_id)
+        self.enrolled = EnrolledIds(self.store, self.account_id)
 
     async def load(self) -> None:
         """Fill the mirror from the store. Agents that held images when the broker stopped have

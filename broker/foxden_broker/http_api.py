@@ -160,13 +160,31 @@ def create(
 
         await serve_or_relay(websocket, member.account_id, member.name, "", still_welcome)
 
+    waiting: dict[tuple[str, str], WebSocket] = {}  # for an administrator's yes, one per agent
+
+    def waits(websocket: WebSocket, who: tuple[str, str]) -> None:
+        arriving.discard(websocket)
+        before, waiting[who] = waiting.get(who), websocket
+        if before is not None:
+            why = "this agent waits on another connection"
+            closing = asyncio.create_task(dismiss(before, why))
+            closings.add(closing)
+            closing.add_done_callback(closings.discard)
+
+    closings: set[asyncio.Task[None]] = set()
+
     async def let_in_by_key(websocket: WebSocket, who: tuple[str, str]) -> None:
+        try:
+            await prove_and_serve(websocket, who)
+        finally:
+            if waiting.get(who) is websocket:
+                del waiting[who]
+
+    async def prove_and_serve(websocket: WebSocket, who: tuple[str, str]) -> None:
         await websocket.accept()
         timers = next((one.timers for one in accounts.values()), Timers())
         try:
-            agent = await prove(
-                websocket, keeper, who, timers, waits=lambda: arriving.discard(websocket)
-            )
+            agent = await prove(websocket, keeper, who, timers, waits=lambda: waits(websocket, who))
         except Problem as problem:
             await dismiss(websocket, problem.message, final=True, code=4401)
             return
@@ -329,11 +347,10 @@ async def _not_its_own(account: Account, says: str, proved: str) -> str | None:
     if proved:
         return None if says == proved else f"the key is agent {proved}'s, and it says it is {says}"
     try:
-        enrolled = await account.store.agent(account.account_id, says)
+        if not await account.enrolled.has(says):
+            return None
     except StoreError:
         return ""
-    if enrolled is None or enrolled.revoked_ms:
-        return None
     return "this agent has joined with a key of its own: start it without a token"
 
 

@@ -22,7 +22,8 @@ from foxden_agent.doctor.judging import Facts, Finding
 LOG_BYTES = 5 * 1024**2  # of each log, its end
 _PACKAGES = ("foxden", "torch", "diffusers", "transformers", "safetensors", "grpcio", "protobuf")
 _SETTINGS = ("policy.json", "wishes.json")  # of the agent's folder
-_SECRET = re.compile(r"fxd_[A-Za-z0-9_.-]+")
+_SECRET = re.compile(r"fx[dj]_[A-Za-z0-9_.-]+")
+_JOIN_LINK = re.compile(r"(foxden://[^\s\"']*/join/)[^\s\"']+")
 
 
 def write(path: Path, home: Path, facts: Facts, findings: Sequence[Finding]) -> list[str]:
@@ -58,12 +59,13 @@ def contents(home: Path, facts: Facts, findings: Sequence[Finding]) -> Iterator[
 
 
 def scrubbed(text: str, user_folder: Path) -> str:
-    """Without anything that looks like a token, and without the user's name in paths.
+    """Without anything that looks like a token or a join link, and without the user's name in
+    paths.
 
     >>> scrubbed("/home/ann/.local with fxd_abc.def_1", Path("/home/ann"))
     '~/.local with fxd_…'
     """
-    text = _SECRET.sub("fxd_…", text)
+    text = _JOIN_LINK.sub(r"\1…", _SECRET.sub("fxd_…", text))
     for form in {str(user_folder), user_folder.as_posix(), json.dumps(str(user_folder))[1:-1]}:
         if len(form) > 1:  # a user whose folder is the root has no name to hide
             text = text.replace(form, "~")

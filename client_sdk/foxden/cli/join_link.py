@@ -18,7 +18,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--uses", type=_uses, default=1, metavar="N", help="machines that it lets in (1)")
     add(
         "--expires",
-        type=_output.seconds,
+        type=_expires,
         default=_HOUR,
         metavar="TIME",
         help="e.g. 30m, 7d (1h)",
@@ -32,6 +32,13 @@ def _uses(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 10_000:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of machines: use 1 to 10000")
     return int(text)
+
+
+def _expires(text: str) -> float:
+    seconds = _output.seconds(text)
+    if seconds < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is over at once: use 1s or more, such as 7d")
+    return seconds
 
 
 def run(args: argparse.Namespace) -> int:

@@ -272,7 +272,9 @@ def test_bundle_has_findings_and_logs_but_no_token_and_no_user_name(
     (home / "logs").mkdir(parents=True)
     (home / "agent").mkdir()
     (home / "logs" / "agent.log").write_text("x" * (bundle.LOG_BYTES + 5) + "\nthe last line")
-    (home / "logs" / "agent.err").write_text(f"no {home}/models; token fxd_abc_DEF.ghi-1 refused")
+    said = f"no {home}/models; token fxd_abc_DEF.ghi-1 refused; fxj_main_abc_SECRET"
+    link = "foxden://pool.example:7433/join/pin=0f/main-abcd-JOINSECRET-check"
+    (home / "logs" / "agent.err").write_text(f"{said}; {link}, twice: '{link}'")
     (home / "agent" / "policy.json").write_text('{"hot": 83}')
     (home / "agent" / "key").write_text("a private key")
     given = replace(WELL, disks=(DiskFacts("home folder", str(home), 5),))
@@ -290,6 +292,8 @@ def test_bundle_has_findings_and_logs_but_no_token_and_no_user_name(
     everything = "\n".join(texts.values())
     assert "ann-the-user" not in everything
     assert "abc_DEF" not in everything
+    assert "SECRET" not in everything
+    assert "pool.example" in everything
     assert "a private key" not in everything
     assert texts["logs/agent.log"].endswith("the last line")
     assert len(texts["logs/agent.log"]) <= bundle.LOG_BYTES

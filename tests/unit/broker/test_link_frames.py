@@ -59,7 +59,8 @@ class Rows:
             if name == "finish":
                 self.finished.append(args)
                 return None, False
-            return () if name in ("assign", "end_queued", "cards", "open_tasks") else None
+            lists = ("agents", "assign", "end_queued", "cards", "open_tasks")
+            return () if name in lists else None
 
         return call
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import ssl
+from collections.abc import Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -13,6 +15,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 import foxden
 from foxden_agent import joining
+from foxden_agent.joined_pools import IdentityChanged
 from foxden_agent.joining import keys
 from foxden_agent.link_driver import LinkRefused
 from foxden_agent.pictures import PictureRefused, PictureSender
@@ -70,6 +73,23 @@ async def test_joined_machine_is_online_by_its_key_and_gets_work(den: Den, event
     assert pool.state == ""
 
 
+async def test_agent_whose_id_changes_when_it_joins_starts_again_with_it(den: Den) -> None:
+    """Its home was copied from a machine that has joined."""
+    first, copy = den.machine("first"), den.machine("copy")
+    link = await den.link(uses=2)
+    await first.join(link)
+    copy.folder.mkdir(parents=True)
+    shutil.copy(first.folder / "agent.json", copy.folder)
+    async with copy.serving() as running:
+        joined_as = (await copy.join(link)).pool.agent_id
+        with pytest.raises(IdentityChanged, match=joined_as):
+            async with asyncio.timeout(10):
+                await running
+    async with copy.serving(), first.serving():
+        await online(copy)
+        await online(first)
+
+
 async def test_machine_that_joins_while_its_agent_runs_is_online_by_itself(den: Den) -> None:
     pc = den.machine()
     async with pc.serving():
@@ -78,7 +98,7 @@ async def test_machine_that_joins_while_its_agent_runs_is_online_by_itself(den: 
 
 
 async def test_machine_waits_for_a_yes_says_so_and_is_online_soon_after_it(
-    den: Den, eventually: Any
+    den: Den, eventually: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pc = den.machine()
     joined = await pc.join(await den.link(approve=True), name="kitchen")
@@ -88,8 +108,12 @@ async def test_machine_waits_for_a_yes_says_so_and_is_online_soon_after_it(
         assert "foxden agents approve" in joining.pools(pc.folder)[0].state_reason
         (agent,) = await den.admin().agents()
         assert agent.state == "waits for approval"
-        # It stays for many times as long as an agent bears silence, and hears nothing else.
-        await asyncio.sleep(2 * pc.timers.silent)
+        # It stays for longer than an agent bears silence: it is told again and again.
+        assert pc.links is not None
+        handle, told = pc.links.handle, []
+        monkeypatch.setattr(pc.links, "handle", lambda *said: told.append(said) or handle(*said))
+        await eventually(lambda: len(told) * pc.timers.heartbeat > 1.2 * pc.timers.silent)
+        assert all(isinstance(event, pb.Pending) for _, event in told)
         assert joining.pools(pc.folder)[0].state == "waits"
         assert not pc.online.is_set()
         assert await den.admin().cards() == []
@@ -177,6 +201,86 @@ async def test_broker_that_restarts_knows_its_agents(den: Den, eventually: Any) 
         await eventually(is_back)
 
 
+class Ring:
+    """A keyring in memory, that may be locked."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, str] = {}
+        self.locked = False
+
+    def _open(self) -> None:
+        if self.locked:
+            raise RuntimeError("locked")
+
+    def set_password(self, _service: str, username: str, password: str, /) -> None:
+        self._open()
+        self.kept[username] = password
+
+    def get_password(self, _service: str, username: str, /) -> str | None:
+        self._open()
+        return self.kept.get(username)
+
+    def delete_password(self, _service: str, username: str, /) -> None:
+        self._open()
+        del self.kept[username]
+
+
+async def test_keyring_that_is_locked_when_the_agent_starts_is_waited_for(
+    den: Den, eventually: Any
+) -> None:
+    pc, ring = den.machine(), Ring()
+    pc.keystore = joining.KeyStore(pc.folder, library=lambda: ring)
+    await pc.join(await den.link())
+    ring.locked = True
+    async with pc.serving(alone=True):
+        await eventually(lambda: joining.pools(pc.folder)[0].state == "no_key")
+        assert "unlock the keyring" in joining.pools(pc.folder)[0].state_reason
+        ring.locked = False
+        await online(pc)
+
+
+async def test_key_that_is_gone_when_the_agent_starts_ends_it_with_what_to_do(den: Den) -> None:
+    pc, ring = den.machine(), Ring()
+    pc.keystore = joining.KeyStore(pc.folder, library=lambda: ring)
+    await pc.join(await den.link())
+    ring.kept.clear()
+    async with pc.serving(alone=True) as running:
+        with pytest.raises(LinkRefused, match="ask for a new link"):
+            async with asyncio.timeout(10):
+                await running
+
+
+async def test_broker_with_another_certificate_is_told_nothing_and_tried_again(
+    den: Den, eventually: Any
+) -> None:
+    pc = den.machine()
+    await pc.join(await den.link())
+    await den.stop()
+    await den.start("anew")  # at the same address
+    async with pc.serving(alone=True) as running:
+        await eventually(lambda: joining.pools(pc.folder)[0].state == "wrong_broker")
+        assert "current address" in joining.pools(pc.folder)[0].state_reason
+        await den.stop()
+        await den.start()  # the right one is back
+        await online(pc)
+        assert not running.done()
+
+
+async def test_agent_that_waits_holds_one_connection_and_no_more(den: Den) -> None:
+    pc = den.machine()
+    pool = (await pc.join(await den.link(approve=True))).pool
+    secret = await pc.keystore.load(pool.key_id, pool.key_in)
+    header = proofs.authorization(pool.account_id, pool.agent_id)
+    async with dialled(den, header) as first, dialled(den, header) as second:
+        for connection in (first, second):
+            nonce = (await heard(connection)).challenge.nonce
+            await say(connection, proof=pb.Proof(signature=signed(secret, nonce, pool)))
+            assert (await heard(connection)).WhichOneof("frame") == "pending"
+        while (frame := await heard(first)).WhichOneof("frame") == "pending":
+            pass
+        assert "another connection" in frame.rejected.reason
+
+
 # What no agent does
 
 
@@ -192,30 +296,25 @@ def signed(secret: bytes, nonce: bytes, pool: joining.Pool, **other: str) -> byt
     return keys.sign(secret, proofs.link_statement(nonce, *ids))
 
 
-@pytest.mark.parametrize(
-    "how",
-    ["another key", "another nonce", "another broker", "another agent", "to leave", "nothing"],
-)
-async def test_proof_that_is_none_gets_nobody_in(den: Den, how: str) -> None:
+async def test_proof_that_is_none_gets_nobody_in(den: Den) -> None:
     pool, secret = await joined(den)
-    async with dialled(den, proofs.authorization(pool.account_id, pool.agent_id)) as connection:
-        nonce = (await heard(connection)).challenge.nonce
-        assert len(nonce) == proofs.NONCE_BYTES
-        proof = {
-            "another key": lambda: signed(keys.new_key(), nonce, pool),
-            "another nonce": lambda: signed(secret, b"n" * 32, pool),
-            "another broker": lambda: signed(secret, nonce, pool, broker="pin:" + "0" * 64),
-            "another agent": lambda: signed(secret, nonce, pool, agent="agent-2"),
-            "to leave": lambda: keys.sign(
-                secret,
-                proofs.leave_statement(nonce, pool.account_id, pool.agent_id, pool.audience),
-            ),
-            "nothing": lambda: b"\x00" * 64,
-        }[how]()
-        await say(connection, proof=pb.Proof(signature=proof))
-        told = await heard(connection)
-    assert told.rejected.final
-    assert "does not know this agent's key" in told.rejected.reason
+    ids = (pool.account_id, pool.agent_id, pool.audience)
+    wrong: dict[str, Callable[[bytes], bytes]] = {
+        "another key": lambda nonce: signed(keys.new_key(), nonce, pool),
+        "another nonce": lambda _: signed(secret, b"n" * 32, pool),
+        "another broker": lambda nonce: signed(secret, nonce, pool, broker="pin:" + "0" * 64),
+        "another agent": lambda nonce: signed(secret, nonce, pool, agent="agent-2"),
+        "to leave": lambda nonce: keys.sign(secret, proofs.leave_statement(nonce, *ids)),
+        "nothing": lambda _: b"\x00" * 64,
+    }
+    for how, proof in wrong.items():
+        async with dialled(den, proofs.authorization(pool.account_id, pool.agent_id)) as connection:
+            nonce = (await heard(connection)).challenge.nonce
+            assert len(nonce) == proofs.NONCE_BYTES
+            await say(connection, proof=pb.Proof(signature=proof(nonce)))
+            told = await heard(connection)
+        assert told.rejected.final, how
+        assert "does not know this agent's key" in told.rejected.reason
 
 
 async def test_unknown_agent_hears_the_same_as_one_with_a_wrong_key(den: Den) -> None:
@@ -246,22 +345,15 @@ async def test_proof_of_another_connection_is_worth_nothing(den: Den) -> None:
         assert (await heard(first)).WhichOneof("frame") == "admitted"
 
 
-@pytest.mark.parametrize("frame", [{"hello": pb.Hello()}, {"proof": pb.Proof(signature=b"s")}])
-async def test_who_says_something_else_than_a_proof_is_turned_away(
-    den: Den, frame: dict[str, Any]
-) -> None:
+async def test_who_says_something_else_than_a_proof_or_nothing_is_turned_away(den: Den) -> None:
     pool, _ = await joined(den)
-    async with dialled(den, proofs.authorization(pool.account_id, pool.agent_id)) as connection:
-        await heard(connection)
-        await say(connection, **frame)
-        assert (await heard(connection)).WhichOneof("frame") == "rejected"
-
-
-async def test_who_is_silent_after_the_challenge_is_turned_away(den: Den) -> None:
-    pool, _ = await joined(den)
-    async with dialled(den, proofs.authorization(pool.account_id, pool.agent_id)) as connection:
-        await heard(connection)
-        assert (await heard(connection)).WhichOneof("frame") == "rejected"
+    frames: list[dict[str, Any]] = [{"hello": pb.Hello()}, {"proof": pb.Proof(signature=b"s")}, {}]
+    for frame in frames:
+        async with dialled(den, proofs.authorization(pool.account_id, pool.agent_id)) as connection:
+            await heard(connection)
+            if frame:
+                await say(connection, **frame)
+            assert (await heard(connection)).WhichOneof("frame") == "rejected"
 
 
 async def test_agent_with_a_key_is_nobody_else(den: Den) -> None:
