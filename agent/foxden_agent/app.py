@@ -9,11 +9,12 @@ import platform
 import ssl
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 
 import psutil
 
@@ -22,15 +23,20 @@ from foxden_agent.card_engine import CardEngine
 from foxden_agent.link_driver import LinkDriver
 from foxden_agent.models import LocalModel
 from foxden_agent.owner_first import Lent, OwnerFirst, available
+from foxden_agent.page.seen import Seen
+from foxden_agent.page.timeline import Timeline
+from foxden_agent.page.today import Today
 from foxden_agent.pictures import PictureSender
 from foxden_agent.placement import CardFacts, ModelFacts
 from foxden_agent.placement.placer import Placer, read_models
 from foxden_agent.placement.remembered import Measurements
 from foxden_agent.policy import settings_json
 from foxden_agent.policy.owner_files import POLICY, OwnerFiles, OwnersWill, begin_run
+from foxden_agent.readings import Readings
 from foxden_agent.settings import AgentSettings
 from foxden_agent.watching.choose import watching
 from foxden_agent.watching.devices import CudaDevice
+from foxden_agent.watching.history import History
 from foxden_agent.watching.recorder import Recorder
 from foxden_agent.watching.recording import BadRecording, Recording
 from foxden_agent.worker import CardWorker
@@ -58,23 +64,38 @@ class Running:
     cards: list[pool_pb2.CardInfo]
     online: asyncio.Event
     failed: asyncio.Future[None]  # ends with the exception of the first loop that dies
+    seen: Seen  # what the owner's page shows of it
+
+
+@contextmanager
+def installation(folder: Path) -> Iterator[None]:
+    """Hold the agent's folder: one agent at a time runs from it. Raises StartError or HomeInUse."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(identity.only_one(folder))
+        except OSError as error:
+            raise _unwritable(folder, error) from None
+        yield
+
+
+def _unwritable(folder: Path, error: OSError) -> StartError:
+    return StartError(
+        f"The folder {folder} cannot be written ({error.strerror}): "
+        "choose another with --home, or give yourself the right to write there."
+    )
 
 
 @asynccontextmanager
 async def agent(settings: AgentSettings) -> AsyncIterator[Running]:
-    """Run an agent for as long as the context lasts.
+    """Run an agent for as long as the context lasts. The caller holds its `installation`.
 
-    Raises StartError, identity.HomeInUse, identity.CardInUse or EngineFailed.
+    Raises StartError, identity.CardInUse or EngineFailed.
     """
     async with AsyncExitStack() as stack:
         try:
-            stack.enter_context(identity.only_one(settings.folder))
             agent_id = identity.agent_id(settings.folder)
         except OSError as error:
-            raise StartError(
-                f"The folder {settings.folder} cannot be written ({error.strerror}): "
-                "choose another with --home, or give yourself the right to write there."
-            ) from None
+            raise _unwritable(settings.folder, error) from None
         # The engine takes seconds to import torch; the models are read meanwhile.
         scanning = asyncio.create_task(asyncio.to_thread(_scan, settings))
         engines = await _start_engines(settings, stack)
@@ -137,10 +158,16 @@ async def agent(settings: AgentSettings) -> AsyncIterator[Running]:
                 placer.memory_free = partial(_available, mine)
                 engine.models.free_memory = partial(_free, mine)
             engine.models.owner_present = lambda: owner.user_here
-        record = [Recorder(settings.record)] if settings.record else []
-        owner = OwnerFirst(
-            lent, link, driver.flush, will, offers_changed=offers_changed, also=record
-        )
+        also: list[Callable[[Readings], None]] = [lambda readings: seen.look(readings)]
+        if settings.record:
+            also.append(Recorder(settings.record))
+        owner = OwnerFirst(lent, link, driver.flush, will, offers_changed=offers_changed, also=also)
+        today = Today(settings.folder)
+        stack.callback(today.save)
+        for worker in workers.values():
+            worker.on_picture = today.add
+        names = {card.device: card.name for card in cards}
+        seen = Seen(hello.agent_name, names, lent, owner, link, History(), Timeline(), today)
         watcher = watching(
             [
                 CudaDevice(device.device, device.name, device.memory_total)
@@ -164,7 +191,7 @@ async def agent(settings: AgentSettings) -> AsyncIterator[Running]:
         ]
         async with watched(loops) as failed:
             try:
-                yield Running(agent_id, cards, online, failed)
+                yield Running(agent_id, cards, online, failed, seen)
             finally:
                 # Said before anything is torn down, so that the images go elsewhere at once.
                 link.drain(_STOPPED)
