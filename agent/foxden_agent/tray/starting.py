@@ -33,7 +33,7 @@ async def run(home: Path) -> None:
     if why:
         log.info("%s", why)
         return
-    command = [sys.executable, "-m", "foxden_agent.tray", "--home", str(home)]
+    command = [sys.executable, "-m", "foxden_agent.tray", "--home", str(home), "--supervised"]
     try:
         process = await asyncio.create_subprocess_exec(
             *command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL

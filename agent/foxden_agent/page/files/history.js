@@ -2,7 +2,7 @@
 
 import { byId, el, redraw, say, sign } from "./dom.js";
 import { get } from "./call.js";
-import { bands, curve, momentAt, nearest } from "./plot.js";
+import { bands, curve, momentAt, nearest, swatch } from "./plot.js";
 import { clock, number, t } from "./words.js";
 
 const GIB = 1024 ** 3;
@@ -68,7 +68,7 @@ function plots(told) {
   const strip = bands(told.spans, { ...frame, label: t("history.bands"), name });
   const readout = el("p", { class: "readout", role: "status" });
   const modes = [...new Set(told.spans.map((span) => span.mode))];
-  const legend = el("ul", { class: "legend" }, modes.map((mode) => el("li", {}, sign(mode), t(`mode.${mode}`))));
+  const legend = el("ul", { class: "legend" }, modes.map((mode) => el("li", {}, swatch(mode), t(`mode.${mode}`))));
   const empty = made.length ? [] : [el("p", { class: "quiet" }, t("history.empty"))];
   const focus = document.activeElement === place.querySelector("[tabindex]");
   const area = el("div", { tabindex: 0, role: "group", "aria-label": t("history.keys") },

@@ -69,6 +69,10 @@ export function bands(spans, { from, to, width, label, name }) {
   return svg("svg", { viewBox: `0 0 ${width} 44`, height: 44, role: "img", "aria-label": label }, rects, hours.flat());
 }
 
+/** The colour of a mode in the bands. */
+export const swatch = (mode) => svg("svg", { viewBox: "0 0 16 16", "aria-hidden": "true" },
+  svg("rect", { class: `m-${mode}`, width: 16, height: 16, rx: 4 }));
+
 /** The moment under the pointer. */
 export function momentAt(event, element, { from, to, width }) {
   const box = element.getBoundingClientRect();

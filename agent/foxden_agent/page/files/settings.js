@@ -98,10 +98,21 @@ async function save(event) {
   }
 }
 
+/** A complaint with the fields' names in place of their keys. Keys that are plain words ("hold")
+    are only replaced at its beginning, where nothing else can stand. */
+function readable(text) {
+  const named = (key) => t("settings.named", { name: t(`field.${key}`) });
+  const keys = Object.keys(form.fields).sort((one, other) => other.length - one.length);
+  const first = keys.find((key) => text.startsWith(`${key} is `));
+  const rest = first ? text.slice(first.length) : text;
+  const odd = keys.filter((key) => /[._]/.test(key)).map((key) => key.replace(".", "\\."));
+  return (first ? named(first) : "") + rest.replace(new RegExp(`\\b(${odd.join("|")})\\b`, "g"), named);
+}
+
 function complain(errors) {
   for (const key of Object.keys(form.fields)) {
     const control = byId(idOf(key)), place = byId(`${idOf(key)}-problem`);
-    const problem = errors[key] || errors[key.split(".")[0]] || "";
+    const problem = readable(errors[key] || errors[key.split(".")[0]] || "");
     control.setAttribute("aria-invalid", problem ? "true" : "false");
     say(place, problem);
     place.hidden = !problem;
