@@ -26,6 +26,10 @@ class TrayCommand:
             return 1
         except KeyboardInterrupt:
             return 130
+        except Exception as error:  # noqa: BLE001 - GTK's and X's libraries raise what they like
+            out = sys.stdout if args.supervised else sys.stderr
+            print(f"it failed ({type(error).__name__}: {error})", file=out, flush=True)
+            return 1
         if args.supervised:
             print("it was hidden, or the agent has ended", flush=True)
         return 0

@@ -16,6 +16,7 @@ from foxden_agent.tray import hosts, icons
 from foxden_agent.tray.menu import SEPARATOR, Entry, menu, mode, tip
 
 _EVERY = 2.0  # seconds between looks at the agent
+_FIGURES_EVERY = 20.0  # seconds between new menus for nothing but new figures
 _AWAY = 30.0  # seconds without an answer until it ends: the agent has
 _HOST_SECONDS = 60.0  # to wait for a panel, which may start later than we do
 _HOST_EVERY = 3.0
@@ -28,9 +29,14 @@ class NoTray(Exception):
 def run(folder: Path, language: str, *, supervised: bool, wait: float = _HOST_SECONDS) -> None:
     """Show the icon until the agent ends, the owner hides it, or (with `supervised`) standard input
     closes. Raises NoTray."""
-    os.environ["PYSTRAY_BACKEND"] = _backend(wait)
+    os.environ["PYSTRAY_BACKEND"] = chosen = _backend(wait)
     try:
         import pystray
+
+        if chosen in ("gtk", "appindicator"):
+            from pystray._util import notify_dbus
+
+            notify_dbus.Notifier = _NoNotifier
     except Exception as error:  # noqa: BLE001 - its backends raise their libraries' own errors
         raise NoTray(f"pystray cannot be used here ({error})") from None
     Tray(pystray, PageCalls(folder, language=language), supervised=supervised).run()
@@ -48,6 +54,17 @@ def _backend(wait: float) -> str:
         time.sleep(min(_HOST_EVERY, max(0.0, end - time.monotonic())))
 
 
+class _NoNotifier:
+    """In place of pystray's own, which cannot be made without a session bus, and whose end fails
+    without a notification daemon. Nothing here notifies."""
+
+    def notify(self, *_: object) -> None:
+        pass
+
+    def hide(self) -> None:
+        pass
+
+
 class Tray:
     """One icon. pystray has the main thread; a second one looks at the agent."""
 
@@ -57,10 +74,11 @@ class Tray:
         self._supervised = supervised
         self._status: dict[str, Any] | None = None
         self._texts: dict[str, str] = {}
-        self._shown: object = None
+        self._sign = ""
+        self._matters: object = None
+        self._made = 0.0  # when the menu was made last
         self._look_now = threading.Event()
         self._ended = False
-        # Never notify(): without a notification daemon it makes a later stop() fail.
         self._icon = pystray.Icon(
             "foxden",
             icons.icon("unread"),
@@ -105,13 +123,16 @@ class Tray:
 
     def _show(self) -> None:
         entries = menu(self._status, self._texts)
-        now = (mode(self._status), tip(self._status, self._texts), entries)
-        if now == self._shown:  # a menu that is made anew closes under its owner's hand
+        sign, said = mode(self._status), tip(self._status, self._texts)
+        matters = (sign, said, [(entry.action, entry.items) for entry in entries])
+        now = time.monotonic()
+        # A menu that is made anew closes under its owner's hand: not for a degree more or less.
+        if matters == self._matters and now - self._made < _FIGURES_EVERY:
             return
-        before, self._shown = self._shown, now
-        if before is None or now[0] != before[0]:  # type: ignore[index]
-            self._icon.icon = icons.icon(now[0])
-        self._icon.title = now[1]
+        if sign != self._sign:
+            self._icon.icon = icons.icon(sign)
+        self._sign, self._matters, self._made = sign, matters, now
+        self._icon.title = said
         self._icon.update_menu()
 
     def _items(self, entries: tuple[Entry, ...]) -> Iterator[Any]:
