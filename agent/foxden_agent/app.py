@@ -227,12 +227,18 @@ def _will(settings: AgentSettings) -> tuple[Callable[[], OwnersWill], Recording 
     except BadRecording as error:
         raise StartError(str(error)) from None
     files = OwnerFiles(settings.folder, run)
-    if recording is None or not recording.policy or (settings.folder / POLICY).exists():
+    if recording is None or not recording.policy:
         return files.look, recording
     recorded, bad = settings_json.read(recording.policy)
     if bad:
         raise StartError(f"The policy in {settings.replay} cannot be followed: {bad[0]}.")
-    return lambda: replace(files.look(), policy=recorded), recording
+    own = settings.folder / POLICY
+
+    def look() -> OwnersWill:
+        will = files.look()
+        return will if own.exists() else replace(will, policy=recorded)
+
+    return look, recording
 
 
 async def _give_back_all(workers: dict[str, CardWorker], within: float) -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import browser
 import pytest
-from real_pool import Pool, wait_until
+from browser import calls_of
+from real_pool import Pool
 
-from foxden_agent.page.call import NoPage, PageCalls
+from foxden_agent.page.call import PageCalls
 
 
 @pytest.fixture(scope="session")
@@ -46,17 +47,3 @@ def evening(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
 @pytest.fixture
 def calls(evening: Pool) -> PageCalls:
     return calls_of(evening.folder / "one")
-
-
-def calls_of(home: Path) -> PageCalls:
-    """The page of the agent with this home, once it answers."""
-    calls = PageCalls(home / "agent")
-
-    def answers() -> bool:
-        try:
-            return bool(calls.status())
-        except NoPage:
-            return False
-
-    wait_until(answers, 30, "the page does not answer")
-    return calls

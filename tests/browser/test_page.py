@@ -8,8 +8,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from browser import Page
-from conftest import calls_of
+from browser import Page, calls_of
 from real_pool import Pool, Process, wait_until
 from selenium.webdriver.common.keys import Keys
 
@@ -97,7 +96,7 @@ def test_task_x_its_steps_are_shown_and_its_prompt_nowhere(
     page.until_text("#cards", "Ready")
     before = calls.status()["today"]
     secret = "a purple elephant"
-    job = evening.client().submit(secret, steps=60, width=128, height=128, seed=1)
+    job = evening.client().submit(secret, steps=25, width=128, height=128, seed=1)
     page.until_text("#cards", "step ")
     told = json.dumps([calls.status(), calls._call("GET", "/api/log")])
     assert "foxden-demo" in told
@@ -124,7 +123,7 @@ def test_settings_x_refused_beside_the_field_and_saved_at_once(
     page.find("#f-quiet_hours").send_keys("daily 00:00-24:00")
     page.find("#save").click()
     page.until_text("#saved", "Saved")
-    saved = json.loads(policy.read_text())
+    saved = json.loads(policy.read_text())  # all of it, as the form has it
     assert saved["temperature"]["resume"] == 74
     wait_until(lambda: mode(evening) == "quiet_hours", 5, "the new hours do not count")
     hours = page.find("#f-quiet_hours")

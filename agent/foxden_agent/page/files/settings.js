@@ -6,10 +6,11 @@ import { number, t } from "./words.js";
 
 let form = null; // as the agent told it last
 
-/** Fetch and draw, unless there is something unsaved. */
+/** Fetch and draw what is another than before, unless there is something unsaved. */
 export async function show() {
-  if (form && changed().length) return;
-  draw(await get("settings"));
+  const told = await get("settings");
+  if (form && (changed().length || JSON.stringify(told) === JSON.stringify(form))) return;
+  draw(told);
 }
 
 function draw(told) {
@@ -25,7 +26,7 @@ function draw(told) {
   const place = byId("form");
   place.replaceChildren(...groups, bar);
   place.onsubmit = save;
-  place.oninput = () => mark();
+  place.oninput = place.onchange = () => mark();
   complain(told.errors);
 }
 
