@@ -142,7 +142,19 @@ class FirstRun:
 
     def _start(self, step: Step, doing: Coroutine[Any, Any, None]) -> None:
         step.state = "busy"
-        self._doing = asyncio.create_task(_said(step, doing), name="first run")
+        self._doing = asyncio.create_task(self._said(doing), name="first run")
+
+    async def _said(self, doing: Coroutine[Any, Any, None]) -> None:
+        """What nobody foresaw is shown too: a step that stays busy for ever would be the worst."""
+        try:
+            await doing
+        except Exception as error:
+            log.exception("the first run met an error that nobody foresaw")
+            for step in self._steps.values():
+                if step.state == "busy":
+                    step.state = "failed"
+                    name = type(error).__name__
+                    step.problem = f"Something unforeseen happened ({name}): see the log."
 
     async def _join(self, link: str, name: str) -> None:
         step = self._steps["join"]
@@ -210,16 +222,6 @@ class FirstRun:
             return
         step.state = "done"
         self._steps["online"].state = "ready"
-
-
-async def _said(step: Step, doing: Coroutine[Any, Any, None]) -> None:
-    """What nobody foresaw is shown too: a step that stays busy for ever would be the worst."""
-    try:
-        await doing
-    except Exception as error:
-        log.exception("the first run met an error that nobody foresaw")
-        step.state = "failed"
-        step.problem = f"Something unforeseen happened ({type(error).__name__}): see the log."
 
 
 def _plain(parts: Sequence[Part]) -> list[dict[str, Any]]:

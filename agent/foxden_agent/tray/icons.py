@@ -102,6 +102,11 @@ def _dots(pen: Pen) -> None:
         _dot(pen, x, 32, _GREY, 4)
 
 
+def _gap(pen: Pen) -> None:
+    _line(pen, 15, 32, 24, 32, colour=_FOX)
+    _line(pen, 40, 32, 49, 32, colour=_FOX)
+
+
 def _slash(pen: Pen) -> None:
     _line(pen, 18, 46, 46, 18, colour=_GREY)
 
@@ -116,7 +121,7 @@ _ICONS: dict[str, tuple[Callable[[Pen, str], None], str, Callable[[Pen], None]]]
     "draining": (_square, _FOX, _down),
     "broken": (_square, _RED, _cross),
     "unread": (_ring, _GREY, _dots),
-    "offline": (_ring, _FOX, _slash),
+    "offline": (_ring, _FOX, _gap),
     "away": (_ring, _GREY, _slash),
 }
 MODES = tuple(_ICONS)
