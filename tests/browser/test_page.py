@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -184,6 +186,19 @@ def test_narrow_screen_x_no_page_is_wider_than_it(calls: PageCalls, page: Page) 
             assert width <= 360, f"{name} is {width} px wide"
     finally:
         page.browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+@pytest.mark.parametrize("display", ["", ":4242"], ids=["no screen", "no browser"])
+def test_no_screen_or_no_browser_x_foxden_page_prints_an_address_that_opens(
+    evening: Pool, page: Page, display: str
+) -> None:
+    words = [sys.executable, "-m", "foxden", "--home", str(evening.folder / "one"), "page"]
+    environment = {"PATH": "/nowhere", "HOME": str(evening.folder), "DISPLAY": display}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+    address = done.stdout.strip().splitlines()[-1]
+    page.browser.get(address)
+    page.until_text("#cards", "Ready")
 
 
 def test_stranger_x_another_name_origin_port_or_browser_gets_nothing(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
@@ -91,3 +94,19 @@ def test_tray_that_crashes_x_the_link_stays_and_the_log_says_it_once(
     assert trays(pool) == []
     assert pool.client().cards()[0].mode == "ready"
     assert log.read_text().count("no icon in the tray") == 1
+
+
+def test_screen_without_a_panel_x_one_sentence_and_the_end(tmp_path: Path, bindings: str) -> None:
+    desktop = Desktop(panel=False)
+    try:
+        program = (
+            "from pathlib import Path; from foxden_agent.tray import program\n"
+            f"program.run(Path({str(tmp_path)!r}), 'en', supervised=False, wait=0.0)"
+        )
+        environment = {**desktop.environment, "PYTHONPATH": bindings}
+        words = [sys.executable, "-c", program]
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=30)
+        assert done.returncode == 1
+        assert "NoTray: no panel of this desktop shows icons" in done.stderr
+    finally:
+        desktop.close()
