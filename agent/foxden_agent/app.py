@@ -167,7 +167,13 @@ async def agent(settings: AgentSettings) -> AsyncIterator[Running]:
         for worker in workers.values():
             worker.on_picture = today.add
         names = {card.device: card.name for card in cards}
-        seen = Seen(hello.agent_name, names, lent, owner, link, History(), Timeline(), today)
+        seen = Seen(
+            *(hello.agent_name, names, lent, owner),
+            online=lambda: link.up,
+            history=History(),
+            timeline=Timeline(),
+            today=today,
+        )
         watcher = watching(
             [
                 CudaDevice(device.device, device.name, device.memory_total)

@@ -5,7 +5,7 @@ A prompt lies in a worker's image and nowhere here: what a batch draws is counte
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from foxden_agent.owner_first import Lent, OwnerFirst
@@ -13,7 +13,6 @@ from foxden_agent.page.timeline import Timeline
 from foxden_agent.page.today import Today
 from foxden_agent.readings import Readings
 from foxden_agent.watching.history import History
-from foxden_proto.link import AgentLink
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class Seen:
     names: Mapping[str, str]  # of the cards, by device
     cards: Mapping[str, Lent]  # by device
     owner: OwnerFirst
-    link: AgentLink
+    online: Callable[[], bool]  # whether a broker hears it now
     history: History
     timeline: Timeline
     today: Today

@@ -34,7 +34,7 @@ def status(seen: Seen, language: str = "en") -> dict[str, Any]:
     ]
     return {
         "name": seen.agent_name,
-        "online": seen.link.up,
+        "online": seen.online(),
         "today": seen.today.count,
         "problems": list(seen.owner.problems),
         "paused_by_hand": any(

@@ -105,6 +105,7 @@ const BODIES = {
       one.found, one.advice ? el("p", {}, one.advice) : null));
     const list = found.length ? [el("ul", { class: "findings" }, found)] : [];
     if (step.state === "busy") return running(step, t("check.busy"));
+    if (step.state === "done" && list.length) return [el("details", {}, el("summary", {}, t("check.found", { n: found.length })), list)];
     if (step.state !== "failed") return list;
     return [...list, el("div", { class: "buttons" },
       button(t("check.again"), "check"), button(t("check.anyway"), "go-on-anyway", { first: false }))];
