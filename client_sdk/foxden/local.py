@@ -44,6 +44,8 @@ class Settings:
     device: str | None = None  # None: the agent chooses
     models: Path | None = None
     replay: Path | None = None  # recorded readings, in place of the card's own
+    page: bool = True  # whether the agent serves its owner's page
+    tray: bool = True  # and shows an icon in the tray
 
 
 class LocalPool:
@@ -94,6 +96,10 @@ class LocalPool:
             arguments += ["--device", self._settings.device]
         if self._settings.models:
             arguments += ["--models", str(self._settings.models)]
+        if not self._settings.page:
+            arguments.append("--no-page")
+        if not self._settings.tray:
+            arguments.append("--no-tray")
         if self._settings.replay:
             arguments += ["--replay", str(self._settings.replay)]
         token = agent_token(self._settings.home, endpoint)

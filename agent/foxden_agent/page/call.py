@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hmac
 import http.client
 import json
+import secrets
 from pathlib import Path
 from typing import Any
 
 from foxden_agent.page import whereabouts
 from foxden_agent.page.whereabouts import Whereabouts
+
+_PROOF_BYTES = 64
+_IMPOSTOR = "Another program answers where the agent's page was: start the agent again."
 
 
 class NoPage(Exception):
@@ -56,6 +61,15 @@ class PageCalls:
             )
         return where
 
+    def _prove(self, connection: http.client.HTTPConnection, where: Whereabouts) -> None:
+        """Have the other end prove that it is our agent, on the connection that is used then: where
+        an agent was killed, another user's program may listen on its port by now."""
+        nonce = secrets.token_urlsafe(16)
+        connection.request("GET", f"/proof?nonce={nonce}")
+        told = connection.getresponse().read(_PROOF_BYTES)
+        if not hmac.compare_digest(told, where.proof(nonce).encode()):
+            raise NoPage(_IMPOSTOR)
+
     def _call(self, method: str, path: str, values: Any = None) -> dict[str, Any]:
         where = self._where()
         connection = http.client.HTTPConnection("127.0.0.1", where.port, timeout=self._timeout)
@@ -65,12 +79,13 @@ class PageCalls:
             "Content-Type": "application/json",
         }
         try:
+            self._prove(connection, where)
             body = None if values is None else json.dumps(values)
             connection.request(method, path, body, headers)
             answer = connection.getresponse()
             told = answer.read()
             if answer.status == 403:
-                raise NoPage("Another program answers where the agent's page was: start the agent.")
+                raise NoPage(_IMPOSTOR)
             found = json.loads(told)
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise NoPage(
@@ -79,7 +94,7 @@ class PageCalls:
         finally:
             connection.close()
         if not isinstance(found, dict):
-            raise NoPage("Another program answers where the agent's page was: start the agent.")
+            raise NoPage(_IMPOSTOR)
         if answer.status >= 400:
             raise Refused(str(found.get("problem", f"It answered {answer.status}.")))
         return found

@@ -22,6 +22,7 @@ from foxden_agent.page.first_run import FirstRun, WrongStep
 from foxden_agent.page.keys import KEY_SECONDS, Keys
 from foxden_agent.page.shown import Shown
 from foxden_agent.page.status import history
+from foxden_agent.page.whereabouts import Whereabouts
 from foxden_agent.policy import owner_files
 from foxden_agent.policy.owner_files import BadFile
 from foxden_agent.policy.wishes import Kind, Wish
@@ -50,6 +51,7 @@ _FILES = {
 }
 _FOLDER = files("foxden_agent.page") / "files"
 _HOUR = 3600.0
+_NONCE = 100
 _LONG = 2000  # characters of a text in a call
 _PAUSES: dict[str, dict[str, Any]] = {
     "hour": {"kind": Kind.FOR, "seconds": _HOUR},
@@ -68,13 +70,14 @@ class Refused(Exception):
         self.status = status
 
 
-def create(shown: Shown, keys: Keys, port: int) -> Application:
-    """The page as an ASGI application that listens on `port` of 127.0.0.1."""
-    api = _Api(shown, keys)
+def create(shown: Shown, keys: Keys, where: Whereabouts) -> Application:
+    """The page as an ASGI application."""
+    api = _Api(shown, keys, where)
     app = Starlette(
         routes=[
             *(Route(path, _file, methods=["GET"]) for path in _FILES),
             Route("/texts.json", _texts, methods=["GET"]),
+            Route("/proof", api.proof, methods=["GET"]),
             Route("/open", api.open, methods=["GET"]),
             Route("/api/key", api.key, methods=["POST"]),
             Route("/api/status", api.status, methods=["GET"]),
@@ -90,7 +93,7 @@ def create(shown: Shown, keys: Keys, port: int) -> Application:
         ],
         exception_handlers={Refused: _refused},
     )
-    return _Guarded(app, keys, port)
+    return _Guarded(app, keys, where.port)
 
 
 class _Guarded:
@@ -144,9 +147,15 @@ async def _with_headers(send: Send, message: MutableMapping[str, Any]) -> None:
 
 
 class _Api:
-    def __init__(self, shown: Shown, keys: Keys) -> None:
+    def __init__(self, shown: Shown, keys: Keys, where: Whereabouts) -> None:
         self._shown = shown
         self._keys = keys
+        self._where = where
+
+    async def proof(self, request: Request) -> Response:
+        """For programs that know the secret: this is their agent, and nobody in its place."""
+        nonce = request.query_params.get("nonce", "")[:_NONCE]
+        return PlainTextResponse(self._where.proof(nonce))
 
     async def open(self, request: Request) -> Response:
         """A key becomes a session; the address with it is left at once."""

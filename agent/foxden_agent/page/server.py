@@ -38,7 +38,7 @@ async def served(shown: Shown, port: int) -> AsyncIterator[Whereabouts]:
     """
     listener = listen(port)
     where = Whereabouts(listener.getsockname()[1], secrets.token_urlsafe(32))
-    app = routes.create(shown, Keys(where.secret, time.monotonic), where.port)
+    app = routes.create(shown, Keys(where.secret, time.monotonic), where)
     http = _Uvicorn(
         uvicorn.Config(
             app,

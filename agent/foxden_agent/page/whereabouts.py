@@ -5,6 +5,7 @@ It holds the secret by which they call it. Whoever may read the file may do what
 
 from __future__ import annotations
 
+import hmac
 import json
 import logging
 import re
@@ -25,6 +26,10 @@ class Whereabouts:
 
     port: int
     secret: str = field(repr=False)
+
+    def proof(self, nonce: str) -> str:
+        """What only who knows the secret can answer to this nonce."""
+        return hmac.new(self.secret.encode(), nonce.encode(), "sha256").hexdigest()
 
     @property
     def origin(self) -> str:

@@ -39,7 +39,9 @@ def run(args: argparse.Namespace) -> int:
         with (
             stoppable(),
             tempfile.TemporaryDirectory(prefix="foxden-demo-", ignore_cleanup_errors=True) as home,
-            LocalPool(Settings(Path(home), device=args.device, models=args.models)) as pool,
+            LocalPool(
+                Settings(Path(home), device=args.device, models=args.models, page=False)
+            ) as pool,
         ):
             with stage("broker", "starting the broker"):
                 endpoint = pool.start_broker()

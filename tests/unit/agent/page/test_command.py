@@ -24,15 +24,25 @@ def test_no_agent_x_says_what_to_start(tmp_path: Path) -> None:
     assert "foxden up" in done.stderr
 
 
+HEARD: list[str] = []
+
+
 @pytest.fixture
 def impostor() -> Iterator[int]:
     """Another program that listens where the agent once did."""
 
     class Answers(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
         def do_GET(self) -> None:
+            HEARD.append(str(self.headers))
             self.send_response(200)
+            self.send_header("Content-Length", "64")
             self.end_headers()
-            self.wfile.write(b"hello")
+            self.wfile.write(b"0" * 64)
+
+        def do_POST(self) -> None:
+            self.do_GET()
 
         def log_message(self, *_: object) -> None:
             pass
@@ -50,8 +60,12 @@ def test_another_program_at_its_port_x_is_not_taken_for_the_agent(
     tmp_path: Path, impostor: int
 ) -> None:
     whereabouts.write(tmp_path, Whereabouts(impostor, "s" * 40))
-    with pytest.raises(NoPage, match="start it again"):
-        PageCalls(tmp_path).status()
+    calls = PageCalls(tmp_path)
+    for call in (calls.status, calls.address, lambda: calls.do("quit")):
+        with pytest.raises(NoPage, match="Another program answers"):
+            call()
+    assert HEARD
+    assert not any("ssss" in head for head in HEARD), "it was told the secret"
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ async def shown(tmp_path: Path) -> Shown:
 
 @pytest.fixture
 async def stranger(shown: Shown) -> AsyncIterator[httpx.AsyncClient]:
-    app: Any = routes.create(shown, Keys(SECRET, lambda: 0.0), PORT)
+    app: Any = routes.create(shown, Keys(SECRET, lambda: 0.0), Whereabouts(PORT, SECRET))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=ORIGIN) as client:
         yield client
 
