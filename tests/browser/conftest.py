@@ -7,7 +7,7 @@ from pathlib import Path
 
 import browser
 import pytest
-from browser import calls_of
+from page_calls import calls_of
 from real_pool import Pool
 
 from foxden_agent.page.call import PageCalls

@@ -10,7 +10,8 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from browser import Page, calls_of
+from browser import Page
+from page_calls import calls_of
 from real_pool import Pool, Process, wait_until
 from selenium.webdriver.common.keys import Keys
 

@@ -6,14 +6,11 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from real_pool import wait_until
 from selenium.common.exceptions import StaleElementReferenceException, TimeoutException
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
-
-from foxden_agent.page.call import NoPage, PageCalls
 
 PROGRAMS = ("chromium", "chromedriver")
 SECONDS = 60  # for what a real engine has to do first, on a busy machine
@@ -88,17 +85,3 @@ class Page:
         """What the browser's console holds of errors: refused by CSP, failed scripts."""
         lines = self.browser.get_log("browser")
         return [str(line["message"]) for line in lines if line["level"] == "SEVERE"]
-
-
-def calls_of(home: Path) -> PageCalls:
-    """The page of the agent with this home, once it answers."""
-    calls = PageCalls(home / "agent")
-
-    def answers() -> bool:
-        try:
-            return bool(calls.status())
-        except NoPage:
-            return False
-
-    wait_until(answers, 30, "the page does not answer")
-    return calls
