@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -213,7 +214,7 @@ async def _live(
         shown.problem = ""
         try:
             await started_again(
-                lambda settings=settings: _serve(settings, shown, as_json=args.json),  # type: ignore[misc]
+                partial(_serve, settings, shown, as_json=args.json),
                 Restarts(most),
                 final=final,
             )

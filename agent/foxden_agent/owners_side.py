@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from foxden_agent.doctor.facts import gather
 from foxden_agent.doctor.judging import Finding, judge
@@ -91,7 +92,7 @@ async def first_run(side: OwnersSide, shown: Shown, timers: Timers) -> Membershi
         until_stopped(never, supervised=side.supervised, also=shown.stop), name="until stopped"
     )
     try:
-        both: set[asyncio.Future[object]] = {run.membership, stopped}  # type: ignore[arg-type]
+        both: set[asyncio.Future[Any]] = {run.membership, stopped}
         await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         return None if stopped.done() else run.membership.result()
     finally:

@@ -6,19 +6,19 @@ import asyncio
 import json
 import secrets
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Callable
 from dataclasses import asdict
-from functools import partial
 from importlib.resources import files
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from foxden_agent.page import guard, settings_form, texts
 from foxden_agent.page.first_run import FirstRun, WrongStep
+from foxden_agent.page.guarded import Guarded
 from foxden_agent.page.keys import KEY_SECONDS, Keys
 from foxden_agent.page.shown import Shown
 from foxden_agent.page.status import history
@@ -26,12 +26,6 @@ from foxden_agent.page.whereabouts import Whereabouts
 from foxden_agent.policy import owner_files
 from foxden_agent.policy.owner_files import BadFile
 from foxden_agent.policy.wishes import Kind, Wish
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-
-Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 # All files there are, by their address: nothing of a request ever becomes a path.
 _FILES = {
@@ -70,7 +64,7 @@ class Refused(Exception):
         self.status = status
 
 
-def create(shown: Shown, keys: Keys, where: Whereabouts) -> Application:
+def create(shown: Shown, keys: Keys, where: Whereabouts) -> Guarded:
     """The page as an ASGI application."""
     api = _Api(shown, keys, where)
     app = Starlette(
@@ -93,57 +87,7 @@ def create(shown: Shown, keys: Keys, where: Whereabouts) -> Application:
         ],
         exception_handlers={Refused: _refused},
     )
-    return _Guarded(app, keys, where.port)
-
-
-class _Guarded:
-    """Lets through what the guard allows, and puts the same headers on every answer."""
-
-    def __init__(self, app: Starlette, keys: Keys, port: int) -> None:
-        self._app = app
-        self._keys = keys
-        self._port = port
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return
-        headers = {name.decode("latin-1"): v.decode("latin-1") for name, v in scope["headers"]}
-        answer = partial(_with_headers, send)
-        why = guard.refusal(scope["method"], scope["path"], headers, self._port, self._keys)
-        if not why and _announced(headers) > guard.BODY_BYTES:
-            why = "That is more than this page takes."
-        if why:
-            response = PlainTextResponse(why + "\n", 403)
-            await response(scope, receive, answer)
-            return
-        await self._app(scope, _bounded(receive), answer)
-
-
-def _announced(headers: dict[str, str]) -> int:
-    length = headers.get("content-length", "0")
-    return int(length) if length.isascii() and length.isdigit() else guard.BODY_BYTES + 1
-
-
-def _bounded(receive: Receive) -> Receive:
-    """A body that was not announced ends where it becomes too large, and then is no JSON."""
-    got = 0
-
-    async def take() -> MutableMapping[str, Any]:
-        nonlocal got
-        message = await receive()
-        got += len(message.get("body", b""))
-        if got > guard.BODY_BYTES:
-            return {"type": "http.disconnect"}
-        return message
-
-    return take
-
-
-async def _with_headers(send: Send, message: MutableMapping[str, Any]) -> None:
-    if message["type"] == "http.response.start":
-        extra = [(name.encode(), value.encode()) for name, value in guard.HEADERS.items()]
-        message = {**message, "headers": [*message.get("headers", ()), *extra]}
-    await send(message)
+    return Guarded(app, keys, where.port)
 
 
 class _Api:
@@ -302,6 +246,8 @@ async def _json(request: Request) -> dict[str, Any]:
         told = json.loads(await request.body())
     except (ValueError, RecursionError):
         raise Refused("That is no JSON.") from None
+    except ClientDisconnect:  # gone, or the guard has cut it off
+        raise Refused("That is more than this page takes.", 413) from None
     if not isinstance(told, dict):
         raise Refused("That is no JSON object.")
     return told

@@ -5,6 +5,7 @@ import { picture, post, Refused } from "./call.js";
 import { number, size, t } from "./words.js";
 
 let link = "", name = "", image = "", follow = () => {};
+let led = false; // a button was pressed here: then the focus follows the steps
 
 /** Show the steps; `then` takes the newer status that a button brings. */
 export function show(status, then) {
@@ -13,6 +14,9 @@ export function show(status, then) {
   if (!list.childElementCount) list.append(...status.first_run.map((step) => item(step.step)));
   status.first_run.forEach((step, index) => fill(list.children[index], step, status));
   const now = status.first_run.find((step) => ["busy", "ready", "failed"].includes(step.state));
+  if (led && document.activeElement === document.body) {
+    document.querySelector("#steps .current :is(input, button), #steps .failed :is(input, button)")?.focus();
+  }
   if (now) say(byId("live"), `${t(`step.${now.step}`)}: ${t(`state.${now.state}`)}. ${now.problem}`);
 }
 
@@ -45,7 +49,7 @@ function button(text, action, { values = () => ({}), first = true } = {}) {
     type: "button",
     class: first ? "first" : "",
     onclick: async (event) => {
-      event.target.disabled = true;
+      event.target.disabled = led = true;
       try {
         follow(await post(`first-run/${action}`, values()));
       } catch (error) {

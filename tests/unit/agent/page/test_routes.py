@@ -143,6 +143,21 @@ async def test_body_that_is_no_call_x_refused(
     assert not (shown.folder / "wishes.json").exists()
 
 
+async def test_body_without_an_announced_length_x_cut_off_where_it_is_too_large(
+    owner: httpx.AsyncClient, shown: Shown
+) -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        yield b'{"how": "hour"'
+        for _ in range(100):
+            yield b" " * 1000
+        yield b"}"
+
+    headers = {"content-type": "application/json"}
+    answer = await owner.post("/api/pause", content=endless(), headers=headers)
+    assert answer.status_code == 413
+    assert not (shown.folder / "wishes.json").exists()
+
+
 async def test_quit_x_only_where_nobody_starts_it_again(
     owner: httpx.AsyncClient, shown: Shown
 ) -> None:
