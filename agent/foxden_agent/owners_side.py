@@ -27,15 +27,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class OwnersSide:
-    """What of it is wanted. `home` is the home folder, as AgentSettings has it."""
+    """What of it is wanted."""
 
-    home: Path
-    page: bool = True
-    page_port: int = 7481
-    tray: bool = True
-    supervised: bool = False
-    device: str = "auto"
-    models: Path | None = None
+    home: Path  # as AgentSettings has it
+    page: bool = True  # whether the owner has a page on 127.0.0.1
+    page_port: int = 7481  # of it; any free one where that is taken
+    tray: bool = True  # whether he has an icon in the tray, where there is one
+    supervised: bool = False  # another program starts the agent again: nothing here can end it
+    device: str = "auto"  # that the first run draws its test picture with
+    models: Path | None = None  # the model folder, for the first run's look at the disk
 
     @property
     def folder(self) -> Path:

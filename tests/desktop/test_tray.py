@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
-from desktop import Desktop, Unavailable, debians_gi, until
-from real_pool import Pool, gone
+from desktop import BAR, HEIGHT, WIDTH, Desktop, Unavailable, debians_gi, until
+from real_pool import Pool, Process, gone
 
 pytestmark = pytest.mark.system
 
@@ -110,3 +111,32 @@ def test_screen_without_a_panel_x_one_sentence_and_the_end(tmp_path: Path, bindi
         assert "NoTray: no panel of this desktop shows icons" in done.stderr
     finally:
         desktop.close()
+
+
+def test_panel_but_no_gtk_x_a_click_on_the_icon_opens_the_page(
+    pool: Pool, desktop: Desktop, tmp_path: Path
+) -> None:
+    browser, heard = tmp_path / "browser", tmp_path / "address"
+    browser.write_text(f'#!/bin/sh\nprintf %s "$1" > "{heard}"\n')
+    browser.chmod(0o755)
+    # It belongs to no pool yet, and so needs no engine.
+    words = ["--home", str(tmp_path / "pc"), "--device", "cpu", "--page-port", "0"]
+    environment = {"DISPLAY": desktop.display, "BROWSER": str(browser), "PYTHONPATH": ""}
+    agent = Process("foxden_agent", words, tmp_path / "pc.log", **environment)
+    pool.agents["one"] = agent
+    try:
+        until(lambda: trays(pool), "no tray is started")
+        # Its window has no process id to be found by: it is the only one in the panel's corner.
+        x, y, size = WIDTH - BAR, HEIGHT - BAR, BAR
+        until(lambda: len(set(desktop.pixels(x, y, size, size))) > 20, "no icon is shown")
+
+        def clicked() -> bool:
+            desktop.click(x + size // 2, y + size // 2)
+            return heard.exists() and bool(heard.read_text())
+
+        until(clicked, "the click opens nothing")
+        with urllib.request.urlopen(heard.read_text().replace("/open", "/texts.json")) as answer:
+            assert answer.status == 200
+        assert "/open?key=" in heard.read_text()
+    finally:
+        agent.discard()
