@@ -194,7 +194,9 @@ async def _live(
     from foxden_proto.trust import WrongBroker
 
     joins, installs = plugs(side.folder)
-    membership = given or (joins.membership() if installs.ready() else None)
+    membership = given or joins.membership()
+    if given is None and shown.served and not installs.ready():
+        membership = None  # its first run fetches the engine
     in_use = (identity.HomeInUse, identity.CardInUse)
     final = (LinkRefused, WrongBroker, app.StartError, *in_use, EngineFailed, OSError)
     # One that is supervised is started again as a new process, which is better still.

@@ -83,10 +83,13 @@ async def _page(shown: Shown, port: int, stack: AsyncExitStack) -> bool:
 async def first_run(side: OwnersSide, shown: Shown, timers: Timers) -> Membership | None:
     """Wait until the owner has joined on his page and gone online. None: told to stop instead."""
     joins, installs = plugs(side.folder)
-    run = shown.first_run = FirstRun(joins, installs, _checks(side), _draws(side, timers))
+    # Where the broker wants it no more, what was joined before is of no use.
+    joined = None if shown.problem else joins.membership()
+    run = FirstRun(joins, installs, _checks(side), _draws(side, timers), joined)
+    shown.first_run = run
     if shown.problem:
         run.say(shown.problem)
-    log.info("this installation has joined nothing yet: `foxden page` opens its first run")
+    log.info("this installation is not ready yet: `foxden page` opens its first run")
     never: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     stopped = asyncio.create_task(
         until_stopped(never, supervised=side.supervised, also=shown.stop), name="until stopped"

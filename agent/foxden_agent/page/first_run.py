@@ -50,18 +50,30 @@ class Step:
 class FirstRun:
     """`membership` is set once the owner has gone online with it: then the agent starts."""
 
-    def __init__(self, joins: Joins, installs: Installs, check: Check, draw: Draw) -> None:
+    def __init__(
+        self,
+        joins: Joins,
+        installs: Installs,
+        check: Check,
+        draw: Draw,
+        joined: Membership | None = None,
+    ) -> None:
+        """`joined`: what was joined before, by command or installer; then it begins with a look at
+        the hardware."""
         self._joins = joins
         self._installs = installs
         self._check = check
         self._draw = draw
-        self._joined: Membership | None = None
+        self._joined = joined
         self._doing: asyncio.Task[None] | None = None
         self._steps = {name: Step() for name in STEPS}
         self._steps["join"].state = "ready"
         self.picture = b""  # the test picture, once there is one
         loop = asyncio.get_running_loop()
         self.membership: asyncio.Future[Membership] = loop.create_future()
+        if joined is not None:
+            self._steps["join"].state = "skipped"
+            self._start(self._steps["check"], self._look_at_hardware())
 
     def state(self) -> list[dict[str, Any]]:
         """Every step, as the page shows it."""

@@ -139,7 +139,8 @@ const BODIES = {
   },
   online(step, status) {
     if (step.state === "ready") return [el("p", { class: "quiet" }, t("online.text")), button(t("online.go"), "online")];
-    if (step.state === "busy") return running(step, t("online.busy"));
+    const waits = status.first_run[0].told.terms?.approval && status.phase === "running";
+    if (step.state === "busy") return running(step, t(waits ? "join.approval" : "online.busy"));
     if (step.state === "done") return [el("p", {}, t("online.done")), el("a", { class: "button", id: "to-now", href: "#now" }, t("online.to_now"))];
     return [];
   },

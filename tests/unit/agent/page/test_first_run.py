@@ -184,6 +184,16 @@ async def test_no_engine_yet_x_is_no_problem_of_the_check_but_sizes_to_agree_to(
     assert states(run)["online"] == "ready"
 
 
+async def test_joined_before_x_begins_with_the_hardware_and_goes_online_as_that() -> None:
+    world = World()
+    run = FirstRun(world, world, world.check, world.draw, MEMBER)
+    await settled(run)
+    assert list(states(run).values()) == ["skipped", "done", "skipped", "done", "ready"]
+    assert world.asked == []
+    run.online()
+    assert run.membership.result() is MEMBER
+
+
 async def test_install_breaks_x_says_why_and_goes_on_when_asked_again() -> None:
     world = World()
     world.has_engine, world.breaks = False, "The network is gone: try again."
