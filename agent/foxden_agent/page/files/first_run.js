@@ -33,7 +33,7 @@ function fill(place, step, status) {
   if (current) place.setAttribute("aria-current", "step");
   else place.removeAttribute("aria-current");
   say(place.querySelector(".state"), step.state === "ready" || step.state === "waiting" ? "" : t(`state.${step.state}`));
-  const key = [step, image !== "", step.step === "online" ? status.phase : ""];
+  const key = [step, step.step === "picture" && image !== "", step.step === "online" ? status.phase : ""];
   const busy = place.querySelector("progress");
   if (busy && step.state === "busy" && place.dataset.state === step.state) return progress(busy, step);
   place.dataset.state = step.state;
