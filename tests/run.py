@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from glob import glob
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -43,17 +44,25 @@ SUITES = (
     # One after the other: with two at a time on two cores, timers that run ten times faster
     # were seen to expire (agents lost, acknowledgements late).
     Suite("system", ("system",), ("-m", "not alone")),
+    Suite("browser and desktop", ("browser", "desktop")),
     # These compare times: another test beside them would be what they measure.
     Suite("system, one by one", ("system",), ("-m", "alone")),
 )
 
-# Debian's package, and a program by which it is known to be there.
+# Debian's package, and a program (or a file) by which it is known to be there.
 NEEDED = {
     "postgresql": "initdb",  # the store
     "gcc": "cc",  # the stand-in NVML
     "libc6-dev": "cc",
     "xvfb": "Xvfb",  # full screen and idle time
     "x11-utils": "xprop",
+    "chromium": "chromium",  # the owner's page
+    "chromium-driver": "chromedriver",
+    "trayer": "trayer",  # the tray: a panel, a hand, a camera, and GTK's bindings
+    "xdotool": "xdotool",
+    "imagemagick": "import",
+    "python3-gi": "/usr/lib/python3/dist-packages/gi",
+    "gir1.2-gtk-3.0": "/usr/lib/*/girepository-1.0/Gtk-3.0.typelib",
 }
 
 
@@ -109,6 +118,8 @@ def pytest(words: Sequence[str]) -> int:
 
 
 def found(program: str) -> bool:
+    if program.startswith("/"):
+        return bool(glob(program))
     return any(shutil.which(program, path=path) for path in (os.environ["PATH"], *postgresql()))
 
 

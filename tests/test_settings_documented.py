@@ -8,6 +8,7 @@ from dataclasses import fields
 
 import pytest
 
+from foxden_agent.owners_side import OwnersSide
 from foxden_agent.policy.settings import Policy
 from foxden_agent.settings import AgentSettings
 from foxden_agent.watching.watcher import WatchSettings
@@ -21,7 +22,7 @@ CLEAR_BY_NAME = {
     (AgentSettings, "timers"),
     (Timers, "reconnect_most"),  # told beside reconnect_first
 }
-OWNERS = (BrokerSettings, AgentSettings, Policy, WatchSettings, Timers)
+OWNERS = (BrokerSettings, AgentSettings, OwnersSide, Policy, WatchSettings, Timers)
 SETTINGS = [
     pytest.param(owner, field.name, id=f"{owner.__name__}.{field.name}")
     for owner in OWNERS

@@ -8,11 +8,12 @@ import os
 import platform
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 
 import psutil
 
@@ -23,15 +24,20 @@ from foxden_agent.link_driver import LinkDriver
 from foxden_agent.links import Links, Served
 from foxden_agent.models import LocalModel
 from foxden_agent.owner_first import Lent, OwnerFirst, available
+from foxden_agent.page.seen import Seen
+from foxden_agent.page.timeline import Timeline
+from foxden_agent.page.today import Today
 from foxden_agent.pictures import PictureSender
 from foxden_agent.placement import CardFacts, ModelFacts
 from foxden_agent.placement.placer import Placer, read_models
 from foxden_agent.placement.remembered import Measurements
 from foxden_agent.policy import settings_json
 from foxden_agent.policy.owner_files import POLICY, OwnerFiles, OwnersWill, begin_run
+from foxden_agent.readings import Readings
 from foxden_agent.settings import AgentSettings
 from foxden_agent.watching.choose import watching
 from foxden_agent.watching.devices import CudaDevice
+from foxden_agent.watching.history import History
 from foxden_agent.watching.recorder import Recorder
 from foxden_agent.watching.recording import BadRecording, Recording
 from foxden_agent.worker import CardWorker
@@ -58,23 +64,38 @@ class Running:
     cards: list[pool_pb2.CardInfo]
     online: asyncio.Event
     failed: asyncio.Future[None]  # ends with the exception of the first loop that dies
+    seen: Seen  # what the owner's page shows of it
+
+
+@contextmanager
+def installation(folder: Path) -> Iterator[None]:
+    """Hold the agent's folder: one agent at a time runs from it. Raises StartError or HomeInUse."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(identity.only_one(folder))
+        except OSError as error:
+            raise _unwritable(folder, error) from None
+        yield
+
+
+def _unwritable(folder: Path, error: OSError) -> StartError:
+    return StartError(
+        f"The folder {folder} cannot be written ({error.strerror}): "
+        "choose another with --home, or give yourself the right to write there."
+    )
 
 
 @asynccontextmanager
 async def agent(settings: AgentSettings) -> AsyncIterator[Running]:
-    """Run an agent for as long as the context lasts.
+    """Run an agent for as long as the context lasts. The caller holds its `installation`.
 
-    Raises StartError, identity.HomeInUse, identity.CardInUse or EngineFailed.
+    Raises StartError, identity.CardInUse or EngineFailed.
     """
     async with AsyncExitStack() as stack:
         try:
-            stack.enter_context(identity.only_one(settings.folder))
             agent_id = identity.agent_id(settings.folder)
         except OSError as error:
-            raise StartError(
-                f"The folder {settings.folder} cannot be written ({error.strerror}): "
-                "choose another with --home, or give yourself the right to write there."
-            ) from None
+            raise _unwritable(settings.folder, error) from None
         # The engine takes seconds to import torch; the models are read meanwhile.
         scanning = asyncio.create_task(asyncio.to_thread(_scan, settings))
         engines = await _start_engines(settings, stack)
@@ -126,8 +147,22 @@ async def agent(settings: AgentSettings) -> AsyncIterator[Running]:
                 placer.memory_free = partial(_available, mine)
                 engine.models.free_memory = partial(_free, mine)
             engine.models.owner_present = lambda: owner.user_here
-        record = [Recorder(settings.record)] if settings.record else []
-        owner = OwnerFirst(lent, link, link.flush, will, offers_changed=offers_changed, also=record)
+        also: list[Callable[[Readings], None]] = [lambda readings: seen.look(readings)]
+        if settings.record:
+            also.append(Recorder(settings.record))
+        owner = OwnerFirst(lent, link, link.flush, will, offers_changed=offers_changed, also=also)
+        today = Today(settings.folder)
+        stack.callback(today.save)
+        for worker in workers.values():
+            worker.on_picture = today.add
+        names = {card.device: card.name for card in cards}
+        seen = Seen(
+            *(hello.agent_name, names, lent, owner),
+            online=lambda: link.up,
+            history=History(),
+            timeline=Timeline(),
+            today=today,
+        )
         watcher = watching(
             [
                 CudaDevice(
@@ -156,7 +191,7 @@ async def agent(settings: AgentSettings) -> AsyncIterator[Running]:
         ]
         async with watched(loops) as failed:
             try:
-                yield Running(agent_id, cards, online, failed)
+                yield Running(agent_id, cards, online, failed, seen)
             finally:
                 # Said before anything is torn down, so that the images go elsewhere at once.
                 link.drain(_STOPPED)
@@ -242,12 +277,18 @@ def _will(settings: AgentSettings) -> tuple[Callable[[], OwnersWill], Recording 
     except BadRecording as error:
         raise StartError(str(error)) from None
     files = OwnerFiles(settings.folder, run)
-    if recording is None or not recording.policy or (settings.folder / POLICY).exists():
+    if recording is None or not recording.policy:
         return files.look, recording
     recorded, bad = settings_json.read(recording.policy)
     if bad:
         raise StartError(f"The policy in {settings.replay} cannot be followed: {bad[0]}.")
-    return lambda: replace(files.look(), policy=recorded), recording
+    own = settings.folder / POLICY
+
+    def look() -> OwnersWill:
+        will = files.look()
+        return will if own.exists() else replace(will, policy=recorded)
+
+    return look, recording
 
 
 async def _give_back_all(workers: dict[str, CardWorker], within: float) -> None:

@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,11 +21,15 @@ from foxden_proto.timers import Timers
 
 if TYPE_CHECKING:
     from foxden_agent.app import Running
+    from foxden_agent.owners_side import OwnersSide
+    from foxden_agent.page.plugs import Membership
+    from foxden_agent.page.shown import Shown
     from foxden_agent.settings import AgentSettings
 
 log = logging.getLogger(__name__)
 
 REFUSED = 4  # exit code: the broker does not take the token
+_PAGE_PORT = 7481
 _MOST_DEATHS = 4  # within a minute; then a person has to look
 
 
@@ -61,6 +66,10 @@ class AgentCommand:
         text = "so many times as fast as they were recorded, 0.1 to 1000 (60)"
         add("--replay-speed", type=_speed, default=60.0, metavar="TIMES", help=text)
         add("--record", type=Path, metavar="FILE", help="write the readings to this file")
+        add("--no-page", dest="page", action="store_false", help="serve no page for the owner")
+        text = "of the owner's page on 127.0.0.1; another where it is taken (7481)"
+        add("--page-port", type=_port, default=_PAGE_PORT, metavar="PORT", help=text)
+        add("--no-tray", dest="tray", action="store_false", help="show no icon in the tray")
         add("--log-format", choices=logs.FORMATS, default="text", help="of the log lines (text)")
         text = "log into this file, rotated, instead of the error stream"
         add("--log-file", type=Path, metavar="FILE", help=text)
@@ -95,6 +104,12 @@ def _device(text: str) -> str:
     return text
 
 
+def _port(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port: use 0 to 65535")
+    return int(text)
+
+
 def _gigabytes(text: str) -> int:
     try:
         gigabytes = float(text)
@@ -116,47 +131,29 @@ def _minutes(text: str) -> float:
 
 
 async def _run(args: argparse.Namespace) -> int:
-    from foxden_agent import app, identity, joining
+    from foxden_agent import app, identity
     from foxden_agent.engine_client import EngineFailed
     from foxden_agent.link_driver import LinkRefused
-    from foxden_agent.settings import AgentSettings
+    from foxden_agent.owners_side import OwnersSide, beside_the_agent
     from foxden_proto.trust import WrongBroker
 
-    token = args.token or os.environ.get("FOXDEN_TOKEN", "")
     try:
-        if not args.broker and not joining.pools(home(args.home) / "agent"):
-            raise app.StartError(
-                "There is nobody to serve: join a pool with `foxden join LINK`, or give --broker "
-                "and --token for a broker of your own."
-            )
-        if args.broker and not token:
-            raise app.StartError(
-                "No token: give --token or set FOXDEN_TOKEN to a token of scope agent."
-            )
+        given = _given(args)
         if args.models and not args.models.is_dir():
             raise app.StartError(f"There is no folder {args.models}: check --models.")
-        settings = AgentSettings(
+        side = OwnersSide(
             home=home(args.home),
-            broker=parse(args.broker) if args.broker else None,
-            token=token if args.broker else "",
+            page=args.page,
+            page_port=args.page_port,
+            tray=args.tray,
+            supervised=args.supervised,
             device=args.device,
             models=args.models,
-            name=args.name,
-            replay=args.replay,
-            replay_speed=args.replay_speed,
-            record=args.record,
-            vram_budget=args.vram_budget,
-            idle_unload=args.idle_unload * 60,
-            supervised=args.supervised,
-            timers=Timers.from_environment(),
         )
-        in_use = (identity.HomeInUse, identity.CardInUse)
-        final = (LinkRefused, WrongBroker, app.StartError, *in_use, EngineFailed, OSError)
-        # One that is supervised is started again as a new process, which is better still.
-        most = 1 if settings.supervised else _MOST_DEATHS
-        await started_again(
-            lambda: _serve(settings, as_json=args.json), Restarts(most), final=final
-        )
+        timers = Timers.from_environment()
+        with app.installation(side.folder):
+            async with beside_the_agent(side) as shown:
+                await _live(args, side, shown, given, timers)
     except (LinkRefused, WrongBroker) as error:
         print(error, file=sys.stderr)
         return REFUSED
@@ -184,20 +181,113 @@ async def _run(args: argparse.Namespace) -> int:
     return 0
 
 
-async def _serve(settings: AgentSettings, *, as_json: bool) -> None:
+def _given(args: argparse.Namespace) -> Membership | None:
+    """What the command line says of where the agent belongs; None: it does not say."""
+    from foxden_agent import app
+    from foxden_agent.page.plugs import Membership
+
+    if not args.broker:
+        return None
+    token = args.token or os.environ.get("FOXDEN_TOKEN", "")
+    if not token:
+        raise app.StartError(
+            "No token: give --token or set FOXDEN_TOKEN to a token of scope agent."
+        )
+    return Membership(parse(args.broker), token)
+
+
+async def _live(
+    args: argparse.Namespace,
+    side: OwnersSide,
+    shown: Shown,
+    given: Membership | None,
+    timers: Timers,
+) -> None:
+    """Serve a broker: the one that was given, or joined before, or on the page now."""
+    from foxden_agent import app, identity
+    from foxden_agent.engine_client import EngineFailed
+    from foxden_agent.link_driver import LinkRefused
+    from foxden_agent.owners_side import first_run, plugs
+    from foxden_proto.trust import WrongBroker
+
+    joins, installs = plugs(side.folder)
+    membership = given or joins.membership()
+    if given is None and shown.served and not installs.ready():
+        membership = None  # its first run fetches the engine
+    in_use = (identity.HomeInUse, identity.CardInUse)
+    final = (LinkRefused, WrongBroker, app.StartError, *in_use, EngineFailed, OSError)
+    # One that is supervised is started again as a new process, which is better still.
+    most = 1 if side.supervised else _MOST_DEATHS
+    while True:
+        if membership is None:
+            if not shown.served:
+                raise app.StartError(
+                    "There is nobody to serve: join a pool with `foxden join LINK`, or give "
+                    "--broker and --token for a broker of your own."
+                )
+            membership = await first_run(side, shown, timers)
+            if membership is None:
+                return
+        settings = _settings(args, side, membership, timers)
+        shown.broker = membership.account or membership.broker.grpc_target
+        shown.problem = ""
+        try:
+            await started_again(
+                partial(_serve, settings, shown, as_json=args.json),
+                Restarts(most),
+                final=final,
+            )
+        except (LinkRefused, WrongBroker) as error:
+            if given is not None or not shown.served:
+                raise
+            log.error("%s", error)
+            shown.problem = str(error)  # its owner joins again, or elsewhere
+            membership = None
+        else:
+            return
+
+
+def _settings(
+    args: argparse.Namespace, side: OwnersSide, membership: Membership, timers: Timers
+) -> AgentSettings:
+    from foxden_agent.settings import AgentSettings
+
+    return AgentSettings(
+        home=side.home,
+        # Without a token it is a joined pool: the agent serves all of them, by their keys.
+        broker=membership.broker if membership.token else None,
+        token=membership.token,
+        device=args.device,
+        models=args.models,
+        name=args.name or membership.name,
+        replay=args.replay,
+        replay_speed=args.replay_speed,
+        record=args.record,
+        vram_budget=args.vram_budget,
+        idle_unload=args.idle_unload * 60,
+        supervised=side.supervised,
+        timers=timers,
+    )
+
+
+async def _serve(settings: AgentSettings, shown: Shown, *, as_json: bool) -> None:
     """Run the agent until it is told to stop. Raises what app.agent and its loops raise."""
     from foxden_agent import app
 
     async with app.agent(settings) as running:
-        ready = asyncio.create_task(_say_ready(running, as_json=as_json))
+        shown.seen = running.seen
+        ready = asyncio.create_task(_say_ready(running, shown, as_json=as_json))
         try:
-            await until_stopped(running.failed, supervised=settings.supervised)
+            await until_stopped(running.failed, supervised=settings.supervised, also=shown.stop)
         finally:
+            shown.seen = None
             ready.cancel()
 
 
-async def _say_ready(running: Running, *, as_json: bool) -> None:
+async def _say_ready(running: Running, shown: Shown, *, as_json: bool) -> None:
     await running.online.wait()
+    if shown.first_run is not None:
+        shown.first_run.went_online()
     names = [card.name for card in running.cards]
     if as_json:
         print(json.dumps({"agent_id": running.agent_id, "cards": names}), flush=True)

@@ -92,6 +92,7 @@ class Drawing:
         self.placement = placement
         self.measured = EngineMeasured()  # what it took, once it has ended
         self.beside = 0  # bytes of other models that lay on the card meanwhile
+        self.step, self.steps = 0, 0  # how far it is; both 0 before the first step
         self._save_every = save_every
         self._save_at = time.monotonic() + save_every
         self._saved_step = 0
@@ -101,6 +102,11 @@ class Drawing:
         self._inside = {image.item_id: image for image in images}
         self._stage = ""
         self._next_word = 0.0
+
+    @property
+    def model_name(self) -> str:
+        """What it draws with."""
+        return self._model.model.name
 
     def holds(self, image: HeldImage) -> bool:
         """True until the engine has ended this image."""
@@ -146,8 +152,10 @@ class Drawing:
             match event.WhichOneof("event"):
                 case "stage":
                     self._stage = event.stage.stage
-                case "step" if self._due(event.step):
-                    listener.step(self._inside.values(), event.step)
+                case "step":
+                    self.step, self.steps = event.step.step, event.step.steps
+                    if self._due(event.step):
+                        listener.step(self._inside.values(), event.step)
                 case "checkpoint":
                     if image := self._inside.get(event.checkpoint.item_id):
                         self._keep(image, event.checkpoint, listener)

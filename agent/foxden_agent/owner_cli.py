@@ -17,7 +17,7 @@ from typing import Any
 
 from foxden_agent.policy import owner_files, settings_json
 from foxden_agent.policy.owner_files import BadFile
-from foxden_agent.policy.settings_json import KEYS, PARTS, BadValue
+from foxden_agent.policy.settings_json import KEYS, BadValue
 from foxden_agent.policy.timetable import clock_text
 from foxden_agent.policy.wishes import LONGEST, Kind, Wish
 from foxden_proto.home import home
@@ -90,7 +90,7 @@ class PolicyCommand:
             if args.action == "set":
                 value = _value(args.key, args.value)
                 policy = owner_files.set_policy(folder, args.key, value)
-                now = _flat(settings_json.to_json(policy))[args.key]
+                now = settings_json.flat(settings_json.to_json(policy))[args.key]
                 return _answer(args, {args.key: now}, f"{args.key} is {_text(now)}")
             policy, bad = settings_json.read(owner_files.read_json(folder / owner_files.POLICY))
         except BadValue as error:
@@ -101,7 +101,7 @@ class PolicyCommand:
         problems = [str(problem) for problem in bad]
         lines = [
             f"{key:<20} {_text(value):<28} {KEYS[key].range}"
-            for key, value in _flat(values).items()
+            for key, value in settings_json.flat(values).items()
         ]
         shown = {"policy": values, "problems": problems, "file": str(folder / owner_files.POLICY)}
         return _answer(args, shown, "\n".join([*lines, *problems]))
@@ -147,17 +147,6 @@ def _value(key: str, words: list[str]) -> Any:
         return json.loads(words[0])
     except ValueError:
         return words[0]
-
-
-def _flat(values: dict[str, Any]) -> dict[str, Any]:
-    """Thresholds as three keys each."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            flat |= {f"{name}.{part}": value[part] for part in PARTS}
-        else:
-            flat[name] = value
-    return flat
 
 
 def _text(value: Any) -> str:

@@ -79,6 +79,21 @@ class OwnerFirst:
         return frozenset(self._governor.policy.programs)
 
     @property
+    def decisions(self) -> Mapping[str, Decision]:
+        """The newest decision by device; a card that was not read yet has none."""
+        return self._governor.decisions
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What of the owner's files is not followed, in sentences."""
+        return self._governor.problems
+
+    @property
+    def latest(self) -> Readings | None:
+        """What was read last."""
+        return self._latest
+
+    @property
     def user_here(self) -> bool:
         """Whether somebody touched the PC within the last minute, as far as the system tells."""
         idle = self._latest.machine.idle_seconds if self._latest is not None else None

@@ -83,6 +83,7 @@ class CardWorker:
             stop=self._stop_engine_at_next_step,
         )
         self.not_ready = ""  # why its owner does not lend it now; empty while he does
+        self.on_picture: Callable[[], None] = lambda: None  # called when the broker has a picture
         engine.on_change = self._engine_changed
         engine.models.on_loaded = self._tell_loaded
 
@@ -90,6 +91,11 @@ class CardWorker:
     def broken(self) -> str:
         """Why this card can draw nothing now; empty while it can."""
         return self._engine.broken
+
+    @property
+    def drawing(self) -> Drawing | None:
+        """The batch that its engine loads for or draws now."""
+        return self._drawing
 
     @property
     def busy(self) -> bool:
@@ -446,6 +452,7 @@ class CardWorker:
             placement=image.png.placement,
             versions=self._engine.description.versions,
         )
+        self.on_picture()
         self._end(image, pb.TaskFinished(picture=picture, receipt=stored.receipt))
 
     def _end(

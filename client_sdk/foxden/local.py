@@ -45,6 +45,8 @@ class Settings:
     models: Path | None = None
     replay: Path | None = None  # recorded readings, in place of the card's own
     vram_budget: float | None = None  # GB of the card that may be used; None: the agent decides
+    page: bool = True  # whether the agent serves its owner's page
+    tray: bool = True  # and shows an icon in the tray
 
 
 class LocalPool:
@@ -97,6 +99,10 @@ class LocalPool:
             arguments += ["--models", str(self._settings.models)]
         if self._settings.vram_budget:
             arguments += ["--vram-budget", f"{self._settings.vram_budget:g}"]
+        if not self._settings.page:
+            arguments.append("--no-page")
+        if not self._settings.tray:
+            arguments.append("--no-tray")
         if self._settings.replay:
             arguments += ["--replay", str(self._settings.replay)]
         token = agent_token(self._settings.home, endpoint)

@@ -84,13 +84,15 @@ async def watched(loops: Sequence[Loop]) -> AsyncIterator[asyncio.Future[None]]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def until_stopped(failed: asyncio.Future[None], *, supervised: bool) -> None:
-    """Until a signal to stop, the end of a supervisor's pipe, or the death of a loop.
+async def until_stopped(
+    failed: asyncio.Future[None], *, supervised: bool, also: asyncio.Event | None = None
+) -> None:
+    """Until a signal to stop, the end of a supervisor's pipe, `also`, or the death of a loop.
 
     Raises what the loop died of. With `supervised`, standard input is a pipe from the supervisor:
     one that is killed with -9 cannot say so, but its end of the pipe closes.
     """
-    stop = asyncio.Event()
+    stop = also or asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         with suppress(NotImplementedError):  # Windows: Ctrl-C raises KeyboardInterrupt instead

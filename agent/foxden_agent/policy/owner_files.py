@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,6 +149,16 @@ def set_policy(folder: Path, name: str, value: Any) -> Policy:
     changed = settings_json.with_value(read_json(path), name, value)
     write_private(path, json.dumps(changed, indent=2, ensure_ascii=False) + "\n")
     return settings_json.read(changed)[0]
+
+
+def set_policies(folder: Path, values: Mapping[str, Any]) -> list[settings_json.BadValue]:
+    """Change several keys of the policy file at once, or none of them where one is refused: then
+    the complaints are returned. Raises BadFile or OSError."""
+    path = folder / POLICY
+    changed, bad = settings_json.with_values(read_json(path), values)
+    if not bad:
+        write_private(path, json.dumps(changed, indent=2, ensure_ascii=False) + "\n")
+    return bad
 
 
 def write_wish(folder: Path, wish: Wish | None) -> None:

@@ -21,7 +21,14 @@ _MOST_WINDOWS = 50
 
 
 class BadValue(ValueError):
-    """A value that cannot be: the text names its key, the value, and what to give instead."""
+    """A value that cannot be: the text names its key, the value, and what to give instead.
+
+    `key` is that key, or empty where it is about the file as a whole.
+    """
+
+    def __init__(self, text: str, key: str = "") -> None:
+        super().__init__(text)
+        self.key = key
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,9 +166,41 @@ def with_value(data: Mapping[str, Any], name: str, value: Any) -> dict[str, Any]
     changed = {**data, whole: value}
     before_it = {str(problem) for problem in read(data)[1]}  # of a hand that wrote there before
     for problem in read(changed)[1]:
-        if str(problem) not in before_it or str(problem).startswith(f"{name} is "):
+        if str(problem) not in before_it or problem.key == name:
             raise problem
     return changed
+
+
+def with_values(
+    data: Mapping[str, Any], values: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[BadValue]]:
+    """A file's object with several keys set at once, and every complaint about it.
+
+    Together, because values that go with each other can only be changed together.
+    """
+    changed = dict(data)
+    bad = []
+    for name, value in values.items():
+        if name not in KEYS:
+            bad.append(BadValue(f"there is no setting {name!r}", name))
+            continue
+        whole, _, part = name.partition(".")
+        if part:
+            before = changed.get(whole)
+            value = {**(before if isinstance(before, Mapping) else {}), part: value}
+        changed[whole] = value
+    return changed, [*bad, *read(changed)[1]]
+
+
+def flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What `to_json` gives, by the names of KEYS: a threshold is three keys."""
+    made: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            made |= {f"{name}.{part}": value[part] for part in PARTS}
+        else:
+            made[name] = value
+    return made
 
 
 def _together(found: dict[str, Any], bad: list[BadValue]) -> Policy:
@@ -207,4 +246,4 @@ def _plain(value: Any) -> Any:
 
 def _refusal(name: str, value: object, range_: str) -> BadValue:
     shown = repr(value)
-    return BadValue(f"{name} is {shown[:60]}{'…' * (len(shown) > 60)}: give {range_}")
+    return BadValue(f"{name} is {shown[:60]}{'…' * (len(shown) > 60)}: give {range_}", name)

@@ -45,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
                     device=args.device,
                     models=args.models,
                     vram_budget=args.vram_budget,
+                    page=False,
                 )
             ) as pool,
         ):

@@ -41,9 +41,11 @@ _PLUGINS = {
     "doctor": "look for what keeps this PC's cards from drawing, and say what to do",
     "join": "lend this machine's cards to the pool that made a link",
     "leave": "stop lending this machine's cards to a pool",
+    "page": "open this machine's page in the browser: what its cards do, and may do",
     "pause": "keep this machine's cards for yourself for a while",
     "policy": "what this machine's cards may do, and when: show or set it",
     "resume": "end a pause of this machine's cards",
+    "tray": "the icon in the tray; the agent starts it by itself",
 }
 _GROUP = "foxden.commands"
 

@@ -22,6 +22,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_card_options(parser)
     text = "play recorded readings of a card, sixty times as fast: see what its owner would see"
+    parser.add_argument("--no-page", action="store_true", help="serve no page for the owner")
+    parser.add_argument("--no-tray", action="store_true", help="show no icon in the tray")
     parser.add_argument("--replay", type=Path, metavar="FILE", help=text)
 
 
@@ -53,13 +55,11 @@ def gigabytes(text: str) -> float:
 def run(args: argparse.Namespace) -> int:
     home = homes.home(args.home)
     settings = Settings(
-        home,
-        args.grpc_port,
-        args.http_port,
-        args.device,
-        args.models,
+        *(home, args.grpc_port, args.http_port, args.device, args.models),
         replay=args.replay,
         vram_budget=args.vram_budget,
+        page=not args.no_page,
+        tray=not args.no_tray,
     )
 
     def remember(endpoint: Endpoint) -> None:
@@ -90,6 +90,7 @@ def _announce(args: argparse.Namespace, home: Path, endpoint: Endpoint) -> None:
         return
     at = f" --home {args.home}" if args.home else ""
     given = f'home="{home}"' if args.home else ""
+    page = "" if args.no_page else f"  foxden{at} page    # what your card does, and may do\n\n"
     print(
         f"""
 Foxden is ready at {endpoint.url}
@@ -102,6 +103,6 @@ token              {endpoint.token}
   import foxden
   foxden.Client({given}).generate("a red cube on a blue background").image.save("cube.png")
 
-Stop with Ctrl-C.""",
+{page}Stop with Ctrl-C.""",
         flush=True,
     )

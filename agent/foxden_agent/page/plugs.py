@@ -1,0 +1,109 @@
+"""What the first run needs of others: somebody who joins, and somebody who installs the engine.
+
+Both are asked on the event loop and must not block it. Their errors are sentences for the owner.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from foxden_proto.address import Address
+
+
+class CannotJoin(Exception):
+    """The link is of no use (now); the text says why, and what to do."""
+
+
+class CannotInstall(Exception):
+    """The engine could not be installed; the text says why, and what to do."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a join link offers, from a broker that was verified by the link's pin."""
+
+    account: str
+    broker: str  # where it is, for people
+    approval: bool = False  # an administrator has to say yes first
+    details: tuple[str, ...] = ()  # more sentences, such as when the link expires
+
+
+@dataclass(frozen=True)
+class Membership:
+    """Where this agent belongs, and how it says who it is."""
+
+    broker: Address
+    token: str = field(repr=False)  # of scope agent; empty where this machine has a key for it
+    account: str = ""
+    name: str = ""  # of this PC, as the pool is to see it; empty: the machine's
+
+
+class Joins(Protocol):
+    """Knows what this installation has joined, and joins."""
+
+    def membership(self) -> Membership | None:
+        """What was joined before; None: nothing yet."""
+        ...
+
+    async def look(self, link: str) -> Terms:
+        """Verify the broker that the link names, and ask for its terms. Nothing secret is said to a
+        broker that the pin does not prove. Raises CannotJoin."""
+        ...
+
+    async def join(self, link: str, name: str) -> Membership:
+        """Join, keep it for the next start, and answer with it. Waits for an administrator where
+        `Terms.approval` says so. Raises CannotJoin; cancelling it changes nothing that counts."""
+        ...
+
+
+@dataclass(frozen=True)
+class Part:
+    """One thing that has to be fetched."""
+
+    name: str  # "torch 2.13.0 for CUDA 13.0"
+    size: int  # bytes
+    note: str = ""  # what the owner should know of it, such as that it cannot be checked
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the installation is."""
+
+    doing: str  # "fetching torch"
+    done: int = 0  # bytes
+    total: int = 0  # bytes; 0: not known
+
+
+class Installs(Protocol):
+    """Makes the engine's environment, and fetches models."""
+
+    def ready(self) -> bool:
+        """Whether an engine can be started: then nothing is fetched."""
+        ...
+
+    async def plan(self) -> tuple[Part, ...]:
+        """What has to be fetched, with its size. Raises CannotInstall."""
+        ...
+
+    async def install(self, tell: Callable[[Progress], None]) -> None:
+        """Fetch and install all of it; goes on where it was broken off. Raises CannotInstall."""
+        ...
+
+
+class EngineIsHere:
+    """Installs nothing: a checkout, or an installation with pip, has its engine beside it."""
+
+    def ready(self) -> bool:
+        return importlib.util.find_spec("torch") is not None
+
+    async def plan(self) -> tuple[Part, ...]:
+        raise CannotInstall(
+            "This installation cannot fetch its engine by itself: "
+            "run `pip install 'foxden[engine]'`, then go on here."
+        )
+
+    async def install(self, tell: Callable[[Progress], None]) -> None:
+        await self.plan()

@@ -1,0 +1,232 @@
+"""The first run, step by step: what follows by itself, what fails and can be done again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from foxden_agent.doctor.judging import Finding, Level
+from foxden_agent.engine_client import EngineFailed
+from foxden_agent.page.first_run import FirstRun, WrongStep
+from foxden_agent.page.plugs import (
+    CannotInstall,
+    CannotJoin,
+    Membership,
+    Part,
+    Progress,
+    Terms,
+)
+from foxden_proto.address import parse
+
+MEMBER = Membership(parse("foxden://127.0.0.1:1"), "fxd_secret")
+GIB = 2**30
+
+
+class World:
+    """What the steps meet; each thing can be made to fail."""
+
+    def __init__(self) -> None:
+        self.refuses = ""
+        self.findings: list[Finding] = [Finding("card", Level.GOOD, "A card.")]
+        self.has_engine = True
+        self.breaks = ""
+        self.draws = True
+        self.asked: list[str] = []
+        self.go_on = asyncio.Event()
+        self.go_on.set()
+
+    def membership(self) -> Membership | None:
+        return None
+
+    async def look(self, link: str) -> Terms:
+        self.asked.append(f"look {link}")
+        if self.refuses:
+            raise CannotJoin(self.refuses)
+        return Terms("ann", "127.0.0.1:1")
+
+    async def join(self, link: str, name: str) -> Membership:
+        self.asked.append(f"join {link} {name}")
+        if self.refuses:
+            raise CannotJoin(self.refuses)
+        return MEMBER
+
+    def ready(self) -> bool:
+        return self.has_engine
+
+    async def plan(self) -> tuple[Part, ...]:
+        return (Part("torch", 2 * GIB), Part("the rest", GIB, "cannot be checked here"))
+
+    async def install(self, tell: Callable[[Progress], None]) -> None:
+        tell(Progress("fetching torch", GIB, 3 * GIB))
+        await self.go_on.wait()
+        if self.breaks:
+            raise CannotInstall(self.breaks)
+        self.has_engine = True
+
+    async def check(self, membership: Membership) -> Sequence[Finding]:
+        return list(self.findings)
+
+    async def draw(self, tell: Callable[[int, int], None]) -> bytes:
+        tell(3, 20)
+        if not self.draws:
+            raise EngineFailed("the engine died (SIGKILL)")
+        return b"\x89PNG"
+
+    def begin(self) -> FirstRun:
+        return FirstRun(self, self, self.check, self.draw)
+
+
+def states(run: FirstRun) -> dict[str, str]:
+    return {step["step"]: step["state"] for step in run.state()}
+
+
+def told(run: FirstRun, name: str) -> dict[str, object]:
+    return next(step for step in run.state() if step["step"] == name)
+
+
+async def settled(run: FirstRun) -> None:
+    assert run._doing is not None
+    await run._doing
+
+
+async def joined(world: World) -> FirstRun:
+    run = world.begin()
+    await run.look(" the link ")
+    run.join("the link", "den")
+    await settled(run)
+    return run
+
+
+async def test_all_well_x_from_the_link_to_online_with_two_words_of_the_owner() -> None:
+    world = World()
+    run = world.begin()
+    assert states(run)["join"] == "ready"
+    await run.look(" the link ")
+    assert told(run, "join")["told"]["terms"]["account"] == "ann"  # type: ignore[index]
+    run.join("the link", " den ")
+    await settled(run)
+    assert world.asked == ["look the link", "join the link den"]
+    assert list(states(run).values()) == ["done", "done", "skipped", "done", "ready"]
+    assert run.picture.startswith(b"\x89PNG")
+    assert not run.membership.done()
+    run.online()
+    assert run.membership.result() is MEMBER
+    run.went_online()
+    assert states(run)["online"] == "done"
+
+
+async def test_join_before_the_terms_were_seen_x_refused() -> None:
+    run = World().begin()
+    with pytest.raises(WrongStep, match="terms"):
+        run.join("the link", "")
+    assert "done" not in states(run).values()
+
+
+@pytest.mark.parametrize("action", ["check", "install", "draw", "online", "go_on_anyway"])
+async def test_step_out_of_turn_x_refused(action: str) -> None:
+    run = World().begin()
+    with pytest.raises(WrongStep):
+        getattr(run, action)()
+
+
+async def test_link_refused_x_says_why_and_another_can_be_tried() -> None:
+    world = World()
+    world.refuses = "This link was used once already: ask for another."
+    run = world.begin()
+    await run.look("old")
+    assert told(run, "join")["problem"] == world.refuses
+    assert states(run)["join"] == "failed"
+    world.refuses = ""
+    await run.look("new")
+    world.refuses = "The administrator said no."
+    run.join("new", "")
+    await settled(run)
+    assert told(run, "join")["problem"] == "The administrator said no."
+    world.refuses = ""
+    run.join("new", "")
+    await settled(run)
+    assert states(run)["join"] == "done"
+
+
+async def test_hardware_problem_x_stops_there_until_mended_or_left() -> None:
+    world = World()
+    world.findings = [Finding("disk", Level.PROBLEM, "The disk is full.", "Make space.")]
+    run = await joined(world)
+    assert states(run)["check"] == "failed"
+    assert states(run)["engine"] == "waiting"
+    run.check()
+    await settled(run)
+    assert states(run)["check"] == "failed"
+    run.go_on_anyway()
+    await settled(run)
+    assert states(run)["online"] == "ready"
+
+
+async def test_no_engine_yet_x_is_no_problem_of_the_check_but_sizes_to_agree_to() -> None:
+    world = World()
+    world.has_engine = False
+    world.findings.append(Finding("engine", Level.PROBLEM, "The engine cannot start."))
+    run = await joined(world)
+    assert states(run)["check"] == "done"
+    assert states(run)["engine"] == "ready"
+    parts = told(run, "engine")["told"]["parts"]  # type: ignore[index]
+    assert sum(part["size"] for part in parts) == 3 * GIB
+    world.go_on.clear()
+    run.install()
+    await asyncio.sleep(0)
+    assert told(run, "engine")["told"]["progress"]["done"] == GIB  # type: ignore[index]
+    with pytest.raises(WrongStep):
+        run.install()
+    world.go_on.set()
+    await settled(run)
+    assert states(run)["online"] == "ready"
+
+
+async def test_joined_before_x_begins_with_the_hardware_and_goes_online_as_that() -> None:
+    world = World()
+    run = FirstRun(world, world, world.check, world.draw, MEMBER)
+    await settled(run)
+    assert list(states(run).values()) == ["skipped", "done", "skipped", "done", "ready"]
+    assert world.asked == []
+    run.online()
+    assert run.membership.result() is MEMBER
+
+
+async def test_install_breaks_x_says_why_and_goes_on_when_asked_again() -> None:
+    world = World()
+    world.has_engine, world.breaks = False, "The network is gone: try again."
+    run = await joined(world)
+    run.install()
+    await settled(run)
+    assert told(run, "engine")["problem"] == "The network is gone: try again."
+    world.breaks = ""
+    run.install()
+    await settled(run)
+    assert states(run)["online"] == "ready"
+
+
+async def test_test_picture_fails_x_says_why_and_online_has_to_wait() -> None:
+    world = World()
+    world.draws = False
+    run = await joined(world)
+    assert "SIGKILL" in str(told(run, "picture")["problem"])
+    with pytest.raises(WrongStep):
+        run.online()
+    world.draws = True
+    run.draw()
+    await settled(run)
+    assert states(run)["online"] == "ready"
+
+
+async def test_unforeseen_error_x_is_a_failed_step_and_no_busy_one() -> None:
+    world = World()
+
+    async def check(membership: Membership) -> Sequence[Finding]:
+        raise KeyError("x")
+
+    world.check = check  # type: ignore[method-assign]
+    run = await joined(world)
+    assert "busy" not in states(run).values()
+    assert "failed" in states(run).values()
