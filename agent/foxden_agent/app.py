@@ -19,6 +19,7 @@ import psutil
 
 from foxden_agent import identity, idle_engine, models
 from foxden_agent.card_engine import CardEngine
+from foxden_agent.installing.environment import EngineMissing, engine_python
 from foxden_agent.link_driver import LinkDriver
 from foxden_agent.models import LocalModel
 from foxden_agent.owner_first import Lent, OwnerFirst, available
@@ -222,8 +223,13 @@ def _scan(settings: AgentSettings) -> list[LocalModel]:
 async def _start_engines(settings: AgentSettings, stack: AsyncExitStack) -> list[CardEngine]:
     """One engine per card: the device that was asked for, or every CUDA device there is."""
 
+    try:
+        python = engine_python(settings.home)
+    except EngineMissing as error:
+        raise StartError(str(error)) from None
+
     async def start(device: str) -> CardEngine:
-        engine = CardEngine(device, settings.timers)
+        engine = CardEngine(device, settings.timers, python)
         stack.push_async_callback(engine.kill)
         await engine.ready()
         stack.enter_context(identity.only_one_per_card(engine.description.device.device))

@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, entry_points, version
 from typing import Any, NoReturn, Protocol, cast
 
 from foxden.cli import _output
@@ -37,9 +37,12 @@ _PLUGINS = {
     "broker": "run the broker: queue, scheduler and doors",
     "agent": "look after this machine's cards for a broker",
     "doctor": "look for what keeps this PC's cards from drawing, and say what to do",
+    "engine": "install, show or remove what draws the pictures",
     "pause": "keep this machine's cards for yourself for a while",
     "policy": "what this machine's cards may do, and when: show or set it",
     "resume": "end a pause of this machine's cards",
+    "service": "look after the agent: start it again where it dies, and update it",
+    "update": "look for a newer Foxden, and install it",
 }
 _GROUP = "foxden.commands"
 
@@ -62,6 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC writes its own lines to stderr
     words, home, as_json = _common(list(sys.argv[1:] if argv is None else argv))
+    if words == ["--version"]:
+        print(version("foxden"))
+        return _output.DONE
     try:
         return _run(words, home, as_json)
     except _WrongCall as error:
