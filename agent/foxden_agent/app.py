@@ -30,6 +30,7 @@ from foxden_agent.placement.remembered import Measurements
 from foxden_agent.policy import settings_json
 from foxden_agent.policy.owner_files import POLICY, OwnerFiles, OwnersWill, begin_run
 from foxden_agent.settings import AgentSettings
+from foxden_agent.updating import yielding
 from foxden_agent.watching.choose import watching
 from foxden_agent.watching.devices import CudaDevice
 from foxden_agent.watching.recorder import Recorder
@@ -163,6 +164,8 @@ async def agent(settings: AgentSettings) -> AsyncIterator[Running]:
                 for one, engine in zip(workers.values(), engines, strict=True)
             ),
         ]
+        if settings.supervised:  # then somebody starts it again
+            loops.append(("restart", yielding.run(settings.folder, lambda: _minds(workers, owner))))
         async with watched(loops) as failed:
             try:
                 yield Running(agent_id, cards, online, failed)
@@ -173,6 +176,12 @@ async def agent(settings: AgentSettings) -> AsyncIterator[Running]:
                 link.goodbye(_STOPPED)
                 driver.flush()
                 await asyncio.sleep(0.05)
+
+
+def _minds(workers: dict[str, CardWorker], owner: OwnerFirst) -> bool:
+    """Whether a restart would disturb somebody now."""
+    busy = any(worker.is_busy() for worker in workers.values())
+    return not yielding.nobody_minds(busy=busy, modes=[one.mode for one in owner.modes()])
 
 
 async def _once_read(owner: OwnerFirst, driver: LinkDriver) -> None:

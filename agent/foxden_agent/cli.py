@@ -102,6 +102,7 @@ async def _run(args: argparse.Namespace) -> int:
     from foxden_agent.engine_client import EngineFailed
     from foxden_agent.link_driver import LinkRefused
     from foxden_agent.settings import AgentSettings
+    from foxden_agent.updating import yielding
     from foxden_proto.trust import WrongBroker
 
     token = args.token or os.environ.get("FOXDEN_TOKEN", "")
@@ -127,7 +128,8 @@ async def _run(args: argparse.Namespace) -> int:
             timers=Timers.from_environment(),
         )
         in_use = (identity.HomeInUse, identity.CardInUse)
-        final = (LinkRefused, WrongBroker, app.StartError, *in_use, EngineFailed, OSError)
+        stops = (LinkRefused, WrongBroker, app.StartError, yielding.RestartAsked)
+        final = (*stops, *in_use, EngineFailed, OSError)
         # One that is supervised is started again as a new process, which is better still.
         most = 1 if settings.supervised else _MOST_DEATHS
         await started_again(
@@ -139,6 +141,8 @@ async def _run(args: argparse.Namespace) -> int:
     except (AddressError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
+    except yielding.RestartAsked:
+        return yielding.EXIT_CODE
     except (app.StartError, identity.HomeInUse, identity.CardInUse, EngineFailed) as error:
         print(error, file=sys.stderr)
         return 1

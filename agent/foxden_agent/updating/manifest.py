@@ -2,7 +2,7 @@
 
 Two levels of Ed25519, as in Tailscale's distsign: the root key, which never is on a machine with a
 network, signs a signing key for some months; the signing key signs each release. The program knows
-the root's public key alone, so that a stolen signing key dies with its date, or with a later serial.
+the root's public key alone, so that a stolen signing key dies with its date.
 A file `release.json` carries both:
 
     {"key": {"payload": "…", "signature": "…"}, "release": {"payload": "…", "signature": "…"}}
@@ -109,9 +109,7 @@ def _manifest(told: dict[str, Any]) -> Manifest:
     if not 0.0 <= share <= 1.0:
         raise BadRelease(f"The release is for a share of {share:g}: it must be 0 to 1.")
     serial = int(_number(told, "serial"))
-    return Manifest(
-        serial, str(version), str(minimum), share, files, _number(told, "expires")
-    )
+    return Manifest(serial, str(version), str(minimum), share, files, _number(told, "expires"))
 
 
 def _signed(envelope: Any, key: bytes, word: bytes, what: str) -> dict[str, Any]:
