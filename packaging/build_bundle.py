@@ -1,6 +1,6 @@
 """`make bundle`: the shell as a folder, dist/foxden, for the system that this runs on.
 
-    python packaging/build_bundle.py [--version 0.1.1] [--out dist]
+    python packaging/build_bundle.py [--version 0.1.1] [--out dist] [--root-key FILE]
 
 Builds Foxden's wheel, lays out what belongs into the bundle beside the sources, and calls
 PyInstaller. PyInstaller cannot build for another system: the Windows bundle is made on Windows.
@@ -34,15 +34,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--version", default="", help="another version than pyproject.toml's")
     parser.add_argument("--out", type=Path, default=ROOT / "dist")
+    key = ROOT / "packaging/update_root_key.pub"
+    parser.add_argument("--root-key", type=Path, default=key, help="who may sign its updates")
     args = parser.parse_args()
     began = time.monotonic()
-    bundle = build(args.out.resolve(), args.version)
+    bundle = build(args.out.resolve(), args.version, args.root_key)
     megabytes = sum(f.stat().st_size for f in bundle.rglob("*") if f.is_file()) / 1e6
     print(f"{bundle}: {megabytes:.0f} MB, in {time.monotonic() - began:.0f} s")
     return 0
 
 
-def build(out: Path, version: str = "") -> Path:
+def build(out: Path, version: str, root_key: Path) -> Path:
     """Build the bundle into `out`/foxden and return that folder."""
     parts = ROOT / "build" / "parts"
     shutil.rmtree(parts, ignore_errors=True)
@@ -54,6 +56,8 @@ def build(out: Path, version: str = "") -> Path:
             names = [one for one in archive.namelist() if ".dist-info/" in one]
             archive.extractall(parts, names)
     shutil.copy2(uv.find_uv_bin(), parts)
+    shutil.copy(root_key, parts / "update_root_key.pub")
+    shutil.copy(ROOT / "packaging/update_url.txt", parts)
     words = [sys.executable, "-m", "PyInstaller", "--noconfirm", "--log-level", "WARN"]
     words += ["--distpath", str(out), "--workpath", str(ROOT / "build" / "pyinstaller")]
     environment = {**os.environ, "FOXDEN_PARTS": str(parts)}
