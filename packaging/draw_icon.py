@@ -1,6 +1,6 @@
 """Draw Foxden's icon: a fox's head from triangles, as PNG for Linux and ICO for Windows.
 
-    python packaging/draw_icon.py        writes packaging/linux/foxden.png, packaging/windows/foxden.ico
+python packaging/draw_icon.py        writes packaging/linux/foxden.png, packaging/windows/foxden.ico
 """
 
 from __future__ import annotations
@@ -32,9 +32,7 @@ def draw(size: int) -> Image.Image:
     for colour, corners in SHAPES:
         pen.polygon([(x * scale, y * scale) for x, y in corners], fill=colour)
     for x in (23, 41):
-        pen.ellipse(
-            [(x - 2.5) * scale, 33.5 * scale, (x + 2.5) * scale, 38.5 * scale], fill=INK
-        )
+        pen.ellipse([(x - 2.5) * scale, 33.5 * scale, (x + 2.5) * scale, 38.5 * scale], fill=INK)
     return large.resize((size, size), Image.Resampling.LANCZOS)
 
 

@@ -69,7 +69,11 @@ def fetch(
                 "make space, and it will be tried again."
             )
         _download(urllib.parse.urljoin(url, file.name), file, part, progress)
-        if part.stat().st_size != file.size or _sha256(part) != file.sha256:
+        if part.stat().st_size < file.size:
+            raise FetchFailed(
+                "The download of the update broke off; it goes on there at the next try."
+            )
+        if part.stat().st_size > file.size or _sha256(part) != file.sha256:
             part.unlink()
             raise FetchFailed(
                 "The downloaded update is not the file that was signed; it was thrown away, "

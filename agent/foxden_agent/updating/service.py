@@ -19,7 +19,6 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import IO
 
 from foxden_agent import identity
@@ -64,6 +63,9 @@ class ServiceCommand:
             print(error, file=sys.stderr)
             return 2
         service = Service(folder, args.agent, source, Timers.from_environment())
+        for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGBREAK"):
+            if (number := getattr(signal, name, None)) is not None:
+                signal.signal(number, lambda number, frame: service.stop())
         taken = identity.HomeInUse(f"Foxden runs for {folder} already.")
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -104,10 +106,7 @@ class Service:
         self._stop = threading.Event()
 
     def run(self) -> Path | None:
-        """Until a signal, then None; or the program to go on as."""
-        for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGBREAK"):
-            if (number := getattr(signal, name, None)) is not None:
-                signal.signal(number, self._told_to_stop)
+        """Until `stop`, then None; or the program to go on as."""
         yielding.withdraw(self._agent_folder)
         if self._versions is not None and self._source.on:
             threading.Thread(target=self._look_for_updates, name="updates", daemon=True).start()
@@ -261,7 +260,8 @@ class Service:
             return ""
         return next((line.strip() for line in reversed(lines) if line.strip()), "")[:300]
 
-    def _told_to_stop(self, number: int, frame: FrameType | None) -> None:
+    def stop(self) -> None:
+        """Let `run` end; also from a signal."""
         self._stop.set()
 
 

@@ -11,12 +11,14 @@ A package manager's installation has no such folder, and is not updated by us.
 from __future__ import annotations
 
 import json
+import lzma
 import os
 import shutil
 import subprocess
 import sys
 import tarfile
 import zipfile
+import zlib
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -145,7 +147,7 @@ def _extract(archive: Path, into: Path) -> None:
         else:
             with tarfile.open(archive) as packed:
                 packed.extractall(into, filter="data")
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
+    except (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError) as error:
         raise BadArchive(f"The downloaded program cannot be unpacked ({error}).") from error
 
 

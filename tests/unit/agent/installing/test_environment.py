@@ -17,9 +17,9 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
-
 import tiny_disk
 import tiny_wheels
+
 from foxden_agent import identity
 from foxden_agent.installing import environment, uv_run
 from foxden_agent.installing.environment import (
@@ -135,9 +135,9 @@ def test_torch_of_another_kind_than_planned_is_refused(home: Path, wheels: Path)
 def test_second_installation_waits_for_the_first(home: Path, wheels: Path) -> None:
     one = installer(home, wheels)
     (home / "engines").mkdir(parents=True)
-    with identity.locked(home / "engines/lock", AssertionError("free before")):
-        with pytest.raises(InstallFailed, match="Another installation"):
-            one.install(planned(one))
+    held = identity.locked(home / "engines/lock", AssertionError("free before"))
+    with held, pytest.raises(InstallFailed, match="Another installation"):
+        one.install(planned(one))
     assert one.install(planned(one)).python
 
 
@@ -236,7 +236,8 @@ class Refusing(BaseHTTPRequestHandler):
     def do_CONNECT(self) -> None:
         self.send_error(407, "Proxy Authentication Required")
 
-    do_GET = do_CONNECT
+    def do_GET(self) -> None:
+        self.do_CONNECT()
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -344,8 +345,6 @@ def test_environments_of_other_versions_go_and_those_named_stay(home: Path, whee
         (other / "engine.json").write_text(json.dumps({"version": version}))
     one.keep_only({"0.0.9", "0.1.0"})
     assert {f.name for f in (home / "engines").glob("*-cpu")} == {"0.0.9-cpu", "0.1.0-cpu"}
-
-
 
 
 def test_plan_tells_sizes_without_a_network(home: Path) -> None:

@@ -93,7 +93,7 @@ def changed(told: dict[str, Any], part: str, old: bytes, new: bytes) -> dict[str
         (lambda: described({**RELEASE, "files": {"x": {**FILE, "size": -1}}}), "described"),
         (lambda: {"key": described()["key"]}, "missing"),
         (lambda: {**described(), "release": {"payload": "%%", "signature": ""}}, "damaged"),
-        (lambda: [], "damaged"),
+        (list, "damaged"),
     ],
 )
 def test_anything_else_is_refused_with_the_reason(make: Callable[[], Any], why: str) -> None:
