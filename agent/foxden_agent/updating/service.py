@@ -36,6 +36,7 @@ from foxden_proto.timers import Timers
 
 log = logging.getLogger(__name__)
 
+_LOCK, _STOP_ASKED = "service.lock", "stop-asked"  # files in the home folder
 _LOOK_SECONDS = 0.5
 _STOP_SECONDS = 15.0  # for the agent to hand over what it draws
 _FIRST_LOOK = 0.02  # of the time between looks: soon after the start, but not all at once
@@ -52,10 +53,13 @@ class ServiceCommand:
         add = parser.add_argument
         text = "address of a release.json to look at instead of Foxden's own; off: no updates"
         add("--updates", default="", metavar="URL", help=text)
+        add("--stop", action="store_true", help="end the one that runs, and wait for its end")
         add("agent", nargs="*", metavar="-- OPTION", help="the agent's options: see foxden agent")
 
     def run(self, args: argparse.Namespace) -> int:
         folder = home(args.home)
+        if args.stop:
+            return stop(folder)
         logs.set_up(file=folder / "logs" / "service.log")
         try:
             source = rounds.Source.of_this_program(args.updates)
@@ -69,7 +73,7 @@ class ServiceCommand:
         taken = identity.HomeInUse(f"Foxden runs for {folder} already.")
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with identity.locked(folder / "service.lock", taken):
+            with identity.locked(folder / _LOCK, taken):
                 again = service.run()
         except identity.HomeInUse as error:
             print(error, file=sys.stderr)
@@ -80,6 +84,28 @@ class ServiceCommand:
 
 
 COMMAND = ServiceCommand()
+
+
+def stop(folder: Path) -> int:
+    """Ask the service of this home to end, and wait for it: what replaces its files does so first.
+    0 where none runs any more."""
+    mark = folder / _STOP_ASKED
+    free = identity.HomeInUse("still there")
+    deadline = time.monotonic() + 2 * _STOP_SECONDS
+    while folder.exists() and time.monotonic() < deadline:
+        try:
+            with identity.locked(folder / _LOCK, free):
+                mark.unlink(missing_ok=True)
+                return 0
+        except identity.HomeInUse:
+            mark.touch()
+            time.sleep(_LOOK_SECONDS / 2)
+        except OSError:  # no folder, no service
+            return 0
+    if folder.exists():
+        print("Foxden's service does not end: end it by hand.", file=sys.stderr)
+        return 1
+    return 0
 
 
 class Service:
@@ -108,6 +134,7 @@ class Service:
     def run(self) -> Path | None:
         """Until `stop`, then None; or the program to go on as."""
         yielding.withdraw(self._agent_folder)
+        (self._home / _STOP_ASKED).unlink(missing_ok=True)
         if self._versions is not None and self._source.on:
             threading.Thread(target=self._look_for_updates, name="updates", daemon=True).start()
         try:
@@ -117,6 +144,8 @@ class Service:
                     assert self._versions is not None
                     return self._versions.root / "current" / self._versions.name
                 self._stop.wait(_LOOK_SECONDS)
+                if (self._home / _STOP_ASKED).exists():
+                    self.stop()
         finally:
             self._end_agent()
         return None
