@@ -30,6 +30,7 @@ class UpdateCommand:
         from foxden_agent.updating import rounds
         from foxden_agent.updating.deciding import Fetch, Start
         from foxden_agent.updating.fetching import FetchFailed
+        from foxden_agent.updating.service import LOOK_ASKED
         from foxden_agent.updating.versions import Versions
 
         versions = Versions.of_this_program()
@@ -61,6 +62,7 @@ class UpdateCommand:
         except (rounds.BadRelease, rounds.BadArchive, FetchFailed, OSError) as error:
             return _answer(args, "failed", str(error), code=_FAILED)
         if isinstance(found, Start):
+            (folder / LOOK_ASKED).touch()  # a service that runs takes it from here
             text = f"Foxden {found.version} is ready: it starts when nothing is drawn."
             return _answer(args, "ready", text)
         if isinstance(found, Fetch):

@@ -37,6 +37,7 @@ from foxden_proto.timers import Timers
 log = logging.getLogger(__name__)
 
 _LOCK, _STOP_ASKED = "service.lock", "stop-asked"  # files in the home folder
+LOOK_ASKED = "look-asked"  # another: look for updates now
 _LOOK_SECONDS = 0.5
 _STOP_SECONDS = 15.0  # for the agent to hand over what it draws
 _FIRST_LOOK = 0.02  # of the time between looks: soon after the start, but not all at once
@@ -252,7 +253,7 @@ class Service:
         """A thread of its own: a download may take hours."""
         every = self._timers.update_check
         pause = every * _FIRST_LOOK * random.uniform(0.5, 1.5)
-        while not self._stop.wait(pause):
+        while self._paused(pause):
             pause = every * random.uniform(0.8, 1.2)
             assert self._versions is not None
             if self._versions.known().trial is not None or not self._ready.empty():
@@ -269,6 +270,16 @@ class Service:
                 self._versions.remember(replace(self._versions.known(), said=said))
             if ready:  # last: from here on the other thread writes what is remembered
                 self._ready.put(ready)
+
+    def _paused(self, seconds: float) -> bool:
+        """Wait for the next look, or for a person who wants one now; False at the end."""
+        mark = self._home / LOOK_ASKED
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and not mark.exists():
+            if self._stop.wait(min(_LOOK_SECONDS, seconds)):
+                return False
+        mark.unlink(missing_ok=True)
+        return not self._stop.is_set()
 
     def _end_agent(self) -> None:
         process, self._process = self._process, None
