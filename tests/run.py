@@ -45,6 +45,7 @@ SUITES = (
     Suite("system", ("system",), ("-m", "not alone")),
     # These compare times: another test beside them would be what they measure.
     Suite("system, one by one", ("system",), ("-m", "alone")),
+    Suite("bundle", ("bundle",)),
 )
 
 # Debian's package, and a program by which it is known to be there.
@@ -54,6 +55,8 @@ NEEDED = {
     "libc6-dev": "cc",
     "xvfb": "Xvfb",  # full screen and idle time
     "x11-utils": "xprop",
+    "binutils": "objdump",  # PyInstaller looks into libraries with it
+    "nsis": "makensis",  # the Windows installer
 }
 
 

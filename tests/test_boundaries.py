@@ -29,7 +29,6 @@ ONLY_UNDER = {
     "transformers": "agent/foxden_agent/engine",
     "sqlalchemy": "broker/foxden_broker/store",
     "alembic": "broker/foxden_broker/store",
-    "cryptography": "broker/foxden_broker",
     "fastapi": "broker/foxden_broker",
     "uvicorn": "broker/foxden_broker",
 }
@@ -86,6 +85,14 @@ def test_package_imports_the_contract_and_no_other_room(package: str) -> None:
 def test_heavy_library_is_imported_in_its_own_corner_alone(module: str) -> None:
     assert importers(module), "nobody imports it: is this test still about anything?"
     outside = {path for path in importers(module) if not path.is_relative_to(ONLY_UNDER[module])}
+    assert not outside
+
+
+def test_cryptography_is_the_brokers_and_what_checks_signatures_of_updates() -> None:
+    rooms = ("broker/foxden_broker", "agent/foxden_agent/updating")
+    for room in rooms:
+        assert any(path.is_relative_to(room) for path in importers("cryptography"))
+    outside = {p for p in importers("cryptography") if not any(map(p.is_relative_to, rooms))}
     assert not outside
 
 
