@@ -22,6 +22,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from foxden_agent import identity
 from foxden_agent.doctor.judging import CardFacts
@@ -327,7 +328,7 @@ def _steps(
     ]
 
 
-def _probe(python: Path) -> dict[str, object]:
+def _probe(python: Path) -> dict[str, Any]:
     """What the engine's Python says of its torch. Raises InstallFailed."""
     try:
         done = subprocess.run(
@@ -375,7 +376,7 @@ def _python_of(folder: Path) -> Path:
     return folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
 
 
-def _read(folder: Path) -> dict[str, object]:
+def _read(folder: Path) -> dict[str, Any]:
     try:
         told = json.loads((folder / _TOLD).read_text())
     except (OSError, ValueError):
