@@ -13,6 +13,10 @@ SetCompressor /SOLID lzma
 !include FileFunc.nsh
 !include LogicLib.nsh
 
+; Wine's cmd has no mklink: where this is tried there, another command is given.
+!ifndef MAKE_LINK
+    !define MAKE_LINK 'cmd /c mklink /J "$INSTDIR\current" "$INSTDIR\versions\${VERSION}"'
+!endif
 !define ARP "Software\Microsoft\Windows\CurrentVersion\Uninstall\Foxden"
 !define RUN "Software\Microsoft\Windows\CurrentVersion\Run"
 
@@ -58,10 +62,41 @@ Var NoStart
     ${EndIf}
 !macroend
 
+; The link in $0, the command line, goes to $Join. GetOptions would end it at its first slash.
+Function ReadJoin
+    StrCpy $Join ""
+    StrCpy $1 0
+    ${Do}
+        StrCpy $2 $0 6 $1
+        ${If} $2 == ""
+            Return
+        ${EndIf}
+        ${If} $2 == "/JOIN="
+            ${ExitDo}
+        ${EndIf}
+        IntOp $1 $1 + 1
+    ${Loop}
+    IntOp $1 $1 + 6
+    ${Do}
+        StrCpy $2 $0 1 $1
+        IntOp $1 $1 + 1
+        ${If} $2 == '"'
+            ${If} $Join == ""
+                ${Continue}
+            ${EndIf}
+            Return
+        ${EndIf}
+        ${If} $2 == ""
+        ${OrIf} $2 == " "
+            Return
+        ${EndIf}
+        StrCpy $Join "$Join$2"
+    ${Loop}
+FunctionEnd
+
 Function .onInit
     ${GetParameters} $0
-    ClearErrors
-    ${GetOptions} $0 "/JOIN=" $Join
+    Call ReadJoin
     ClearErrors
     ${GetOptions} $0 "/NOSTART" $1
     ${IfNot} ${Errors}
@@ -84,7 +119,7 @@ Section "Foxden"
     SetOutPath "$INSTDIR"
     ; RMDir without /r takes the junction and not what it leads to.
     RMDir "$INSTDIR\current"
-    nsExec::Exec 'cmd /c mklink /J "$INSTDIR\current" "$INSTDIR\versions\${VERSION}"'
+    nsExec::Exec '${MAKE_LINK}'
     Pop $0
     ${IfNot} ${FileExists} "$INSTDIR\current\foxden.exe"
         SetErrorLevel 2

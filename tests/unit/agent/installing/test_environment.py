@@ -57,6 +57,12 @@ def installer(home: Path, own: Path, **variables: str) -> EngineInstaller:
     )
 
 
+def online(home: Path, own: Path, index: str, **variables: str) -> EngineInstaller:
+    """One that asks an index, and does not try again."""
+    given = {"UV_NO_INDEX": "", "UV_FIND_LINKS": "", "UV_HTTP_RETRIES": "0"}
+    return installer(home, own, **given, UV_DEFAULT_INDEX=index, **variables)
+
+
 def planned(one: EngineInstaller) -> InstallPlan:
     plan = one.plan()
     assert isinstance(plan, InstallPlan)
@@ -218,13 +224,10 @@ def test_disk_that_fills_up_half_way_is_said_and_space_is_enough_to_go_on(
 
 
 def test_no_index_in_reach_is_a_plain_sentence(home: Path, wheels: Path) -> None:
-    one = installer(
+    one = online(
         home,
         wheels,
-        UV_NO_INDEX="",
-        UV_FIND_LINKS="",
-        UV_HTTP_RETRIES="0",
-        UV_DEFAULT_INDEX="http://127.0.0.1:9/simple",
+        "http://127.0.0.1:9/simple",
     )
     with pytest.raises(InstallFailed, match="cannot be reached") as caught:
         one.install(planned(one))
@@ -258,13 +261,10 @@ def serving(server: HTTPServer) -> Iterator[int]:
 def test_proxy_that_wants_a_password_is_named(home: Path, wheels: Path) -> None:
     with serving(HTTPServer(("127.0.0.1", 0), Refusing)) as port:
         proxy = f"http://127.0.0.1:{port}"
-        one = installer(
+        one = online(
             home,
             wheels,
-            UV_NO_INDEX="",
-            UV_FIND_LINKS="",
-            UV_HTTP_RETRIES="0",
-            UV_DEFAULT_INDEX="https://packages.example/simple",
+            "https://packages.example/simple",
             **dict.fromkeys(("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "ALL_PROXY"), proxy),
         )
         with pytest.raises(InstallFailed, match="proxy") as caught:
@@ -281,13 +281,10 @@ def test_network_that_looks_into_tls_is_named_with_the_way_on(
     context.load_cert_chain(made.certificate, made.key)
     server.socket = context.wrap_socket(server.socket, server_side=True)
     with serving(server) as port:
-        one = installer(
+        one = online(
             home,
             wheels,
-            UV_NO_INDEX="",
-            UV_FIND_LINKS="",
-            UV_HTTP_RETRIES="0",
-            UV_DEFAULT_INDEX=f"https://127.0.0.1:{port}/simple",
+            f"https://127.0.0.1:{port}/simple",
         )
         with pytest.raises(InstallFailed, match="certificate is not trusted") as caught:
             one.install(planned(one))
