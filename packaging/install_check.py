@@ -39,7 +39,7 @@ PASSED_ON = re.compile(r"(PIP|UV|SSL)_.*|(?i:https?|all|no)_proxy")
 # The package manager's own records: they are kept of every package that ever was there.
 RECORDS = re.compile(
     r"var/lib/dpkg|var/log|var/cache|var/lib/(systemd|apt)|etc/(passwd|group|g?shadow|sub[ug]id)"
-    r"|run|proc|sys|dev|root|tmp/bl|etc/\.pwd"
+    r"|run|proc|sys|dev|root|etc/\.pwd|usr/share/icons/hicolor/icon-theme.cache"
 )
 LARGEST_INSTALLER, SLOWEST_START = 90e6, 1.0
 
@@ -98,11 +98,10 @@ class Clean:
         found = set()
         for path in self._upper.rglob("*"):
             name = str(path.relative_to(self._upper))
-            if not RECORDS.match(name):
-                found.add(name + ("/" if path.is_dir() else ""))
-        for place in ("tmp",):
-            found |= {str(path.relative_to(self.root)) for path in (self.root / place).rglob("*")}
-        return found
+            # A folder of the system is here too once something was made in it.
+            if not RECORDS.match(name) and not (path.is_dir() and Path("/", name).is_dir()):
+                found.add(name)
+        return found | {str(p.relative_to(self.root)) for p in self.path("/tmp").rglob("*")}
 
 
 def mount(*words: str) -> None:
@@ -124,13 +123,16 @@ def main() -> int:
         environment = {**os.environ, "FOXDEN_IN_NAMESPACE": "1"}
         words = ["unshare", "--mount", "--propagation", "private", sys.executable, *sys.argv]
         return subprocess.call(words, env=environment)
+    began = time.monotonic()
     with ExitStack() as stack:
         folder = Path(tempfile.mkdtemp(prefix="foxden-install-check-"))
         folder.chmod(0o755)
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
         mount("-t", "tmpfs", "-o", "mode=755,size=8g", "tmpfs", str(folder))
-        stack.callback(subprocess.run, ["umount", "-l", str(folder)], check=False)
-        return check(args, folder, stack)
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        stack.callback(subprocess.run, ["umount", "-R", "-l", str(folder)], check=False)
+        code = check(args, folder, stack)
+        print(f"in {time.monotonic() - began:.0f} s")
+        return code
 
 
 def check(args: argparse.Namespace, folder: Path, stack: ExitStack) -> int:
@@ -153,7 +155,7 @@ def check(args: argparse.Namespace, folder: Path, stack: ExitStack) -> int:
         server = folder / "server"
         words = [sys.executable, str(ROOT / "packaging/linux/build_deb.py")]
         subprocess.run([*words, str(bundles[0]), "--out", str(folder / "first")], check=True)
-        more = ["--out", str(server), "--archive-only"]
+        more = ["--out", str(server), "--archive-only", "--level", "1"]
         subprocess.run([*words, str(bundles[1]), *more], check=True)
     archive = next((folder / "first").glob("*.tar.xz"))
     deb = next((folder / "first").glob("*.deb"))

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import grpc
 
-from foxden_agent.installing.shell import clean_environment
+from foxden_agent.installing.shell import engine_environment
 from foxden_proto import limits
 from foxden_proto.timers import Timers
 from foxden_proto.v1.engine_pb2 import (
@@ -167,7 +167,8 @@ class EngineProcess:
         first; `python` is the one that has torch, if not this one. Raises EngineDied or
         EngineSilent where the child doesn't come up; nothing is left behind then.
         """
-        command = [str(python or sys.executable), "-m", "foxden_agent.engine", "--device", device]
+        python = python or Path(sys.executable)
+        command = [str(python), "-m", "foxden_agent.engine", "--device", device]
         folder = None
         if sys.platform != "win32":  # gRPC serves no unix sockets there
             # /tmp and not TMPDIR's choice: a socket's path has 107 bytes at most. Mode 0700.
@@ -184,7 +185,7 @@ class EngineProcess:
                 stdout=PIPE,
                 stderr=PIPE,
                 limit=_LONGEST_LINE,
-                env=clean_environment(os.environ),
+                env=engine_environment(python, os.environ),
                 creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
             )
         except BaseException:

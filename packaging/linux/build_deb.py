@@ -57,13 +57,14 @@ def main() -> int:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--out", type=Path, default=Path("dist"))
     parser.add_argument("--archive-only", action="store_true", help="no .deb")
+    parser.add_argument("--level", type=int, default=4, help="of xz: 1 is quick and 8 %% larger")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     complete(args.bundle)
     version = version_of(args.bundle)
-    made = [archive(args.bundle, version, args.out)]
+    made = [archive(args.bundle, version, args.out, args.level)]
     if not args.archive_only:
-        made.append(deb(args.bundle, version, args.out))
+        made.append(deb(args.bundle, version, args.out, args.level))
     for path in made:
         print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
     return 0
@@ -83,14 +84,14 @@ def complete(bundle: Path) -> None:
         shutil.copy2(HERE / name, bundle)
 
 
-def archive(bundle: Path, version: str, out: Path) -> Path:
+def archive(bundle: Path, version: str, out: Path, level: int) -> Path:
     """foxden-VERSION-linux-PROCESSOR.tar.xz with one folder `foxden` in it."""
     path = out / f"foxden-{version}-linux-{platform.machine()}.tar.xz"
     words = ["tar", "-C", str(bundle.parent), "--owner=0", "--group=0", "--sort=name", "-cf", "-"]
     with path.open("wb") as stream:
         packing = subprocess.Popen([*words, bundle.name], stdout=subprocess.PIPE)
-        # -T0: all cores. -4 is 3 % larger than -6 and takes half the time.
-        subprocess.run(["xz", "-T0", "-4"], stdin=packing.stdout, stdout=stream, check=True)
+        # All cores; -4 is 3 % larger than -6 and takes half the time.
+        subprocess.run(["xz", "-T0", f"-{level}"], stdin=packing.stdout, stdout=stream, check=True)
         if packing.wait() != 0:
             raise SystemExit("tar failed: see above")
     with tarfile.open(path) as told:
@@ -98,7 +99,7 @@ def archive(bundle: Path, version: str, out: Path) -> Path:
     return path
 
 
-def deb(bundle: Path, version: str, out: Path) -> Path:
+def deb(bundle: Path, version: str, out: Path, level: int) -> Path:
     """The .deb, made by dpkg-deb from a tree as it will lie on the disk."""
     if shutil.which("dpkg-deb") is None:
         raise SystemExit("dpkg-deb is not here: install the package dpkg, or build on Debian.")
@@ -121,7 +122,15 @@ def deb(bundle: Path, version: str, out: Path) -> Path:
         for one in (tree, *tree.rglob("*")):
             if not one.is_symlink():
                 one.chmod(0o755 if one.is_dir() or os.access(one, os.X_OK) else 0o644)
-        words = ["dpkg-deb", "--root-owner-group", "-Zxz", "-z4", "--build", str(tree), str(path)]
+        words = [
+            "dpkg-deb",
+            "--root-owner-group",
+            "-Zxz",
+            f"-z{level}",
+            "--build",
+            str(tree),
+            str(path),
+        ]
         subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
     return path
 

@@ -30,7 +30,7 @@ from foxden_agent.doctor.judging import (
     TorchFacts,
 )
 from foxden_agent.installing.environment import EngineMissing, engine_python
-from foxden_agent.installing.shell import clean_environment
+from foxden_agent.installing.shell import engine_environment
 from foxden_agent.watching.nvml import ask_driver
 from foxden_proto.address import CERTIFICATE_NAME, Address
 from foxden_proto.trust import BrokerUnreachable, WrongBroker, tls_context
@@ -63,10 +63,11 @@ def gather(home: Path, models_folder: Path, broker: Address | None) -> Facts:
 def torch_facts(home: Path) -> TorchFacts:
     """What the engine's Python says; it is asked as the agent asks it, in a child."""
     try:
-        command = [str(engine_python(home)), "-m", "foxden_agent.engine.probe"]
+        python = engine_python(home)
     except EngineMissing:
         return TorchFacts(missing=True)
-    env = clean_environment(os.environ)
+    command = [str(python), "-m", "foxden_agent.engine.probe"]
+    env = engine_environment(python, os.environ)
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=_TORCH_SECONDS, env=env

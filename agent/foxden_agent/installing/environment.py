@@ -27,12 +27,11 @@ from typing import Any
 from foxden_agent import identity
 from foxden_agent.doctor.judging import CardFacts
 from foxden_agent.installing import uv_run
-from foxden_agent.installing.shell import clean_environment, frozen, shell_file
+from foxden_agent.installing.shell import ENGINES, engine_environment, frozen, shell_file
 from foxden_agent.installing.torch_builds import Build, Machine, Refusal, choose
 from foxden_agent.installing.uv_run import InstallFailed
 from foxden_agent.watching.nvml import ask_driver
 
-ENGINES = "engines"
 LOCK = Path(__file__).parent / "lock"
 _TOLD = "engine.json"  # in a finished environment: what it is
 _PYTHONS = ">=3.11,<3.15"  # for which torch has wheels
@@ -336,7 +335,7 @@ def _probe(python: Path) -> dict[str, Any]:
             capture_output=True,
             text=True,
             timeout=_CHECK_SECONDS,
-            env=clean_environment(os.environ),
+            env=engine_environment(python, os.environ),
             check=False,
         )
         told = json.loads(done.stdout.strip().splitlines()[-1])

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+ENGINES = "engines"  # the folder in the home folder that holds the engine's environments
+
 # PyInstaller points the loader at the bundle's own libraries and keeps what was there in *_ORIG: a
 # Python of its own, started with that, would load the bundle's libraries in place of its system's.
 _LOADER = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "DYLD_FRAMEWORK_PATH", "LIBPATH")
@@ -47,4 +49,16 @@ def clean_environment(given: Mapping[str, str]) -> dict[str, str]:
             variables[name] = variables.pop(f"{name}_ORIG")
         elif frozen():
             variables.pop(name, None)
+    return variables
+
+
+def engine_environment(python: Path, given: Mapping[str, str]) -> dict[str, str]:
+    """The variables for the engine's Python.
+
+    Torch makes a folder for compiled kernels in the system's temporary one when it is imported:
+    with an environment of ours it lies there, and goes with it.
+    """
+    variables = clean_environment(given)
+    if python.parents[2].name == ENGINES:
+        variables.setdefault("TORCHINDUCTOR_CACHE_DIR", str(python.parents[1] / "inductor"))
     return variables
