@@ -16,6 +16,7 @@ from foxden_broker.store import migrate
 
 LARGEST = 90e6  # bytes of what a user downloads
 SLOWEST = 1.0  # seconds until a command is there
+pytestmark = pytest.mark.timeout(600)  # the first of them waits for the build
 Call = Callable[..., subprocess.CompletedProcess[str]]
 
 

@@ -18,7 +18,8 @@ from foxden_agent.updating.service import Service
 from foxden_agent.updating.versions import BadArchive, Known, Versions
 from foxden_proto.timers import Timers
 
-TIMERS = Timers(update_check=2.0, update_trial=3.0)
+TIMERS = Timers(update_check=2.0, update_trial=60.0)
+IMPATIENT = Timers(update_check=2.0, update_trial=2.0)
 
 
 @pytest.fixture
@@ -38,10 +39,12 @@ def look(source: Source, here: Versions, tmp_path: Path, **more: bool) -> object
 
 
 @contextmanager
-def running(tmp_path: Path, source: Source, here: Versions) -> Iterator[list[Path | None]]:
+def running(
+    tmp_path: Path, source: Source, here: Versions, timers: Timers = TIMERS
+) -> Iterator[list[Path | None]]:
     """A service until the context ends; the list takes what it goes on as."""
     ended: list[Path | None] = []
-    one = Service(tmp_path / "home", [], source, TIMERS, here)
+    one = Service(tmp_path / "home", [], source, timers, here)
     thread = Thread(target=lambda: ended.append(one.run()))
     thread.start()
     try:
@@ -128,7 +131,7 @@ def test_update_that_does_not_get_online_is_rolled_back_and_not_tried_again(
     installed: Versions, tmp_path: Path, agent: str
 ) -> None:
     source = releases.release(tmp_path / "server", "0.2.0", agent)
-    with running(tmp_path, source, installed) as ended:
+    with running(tmp_path, source, installed, IMPATIENT) as ended:
         wait_for(lambda: installed.known().bad == ("0.2.0",))
         wait_for(lambda: "0.1.0 runs again" in installed.known().said)
         assert not ended
