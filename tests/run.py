@@ -56,6 +56,7 @@ NEEDED = {
     "xvfb": "Xvfb",  # full screen and idle time
     "x11-utils": "xprop",
     "binutils": "objdump",  # PyInstaller looks into libraries with it
+    "xz-utils": "xz",
     "nsis": "makensis",  # the Windows installer
 }
 
