@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
+from foxden_agent import identity
 from foxden_agent.installing.environment import EngineInstaller
 from foxden_agent.installing.shell import clean_environment, shell_file
 from foxden_agent.updating import fetching
@@ -86,9 +87,24 @@ def look(
         versions.remember(known)
     if only_look or not isinstance(decision, Fetch):
         return decision
-    archive = fetching.fetch(source.url, decision.file, versions.downloads, progress)
+    taken = fetching.FetchFailed(f"Foxden {decision.version} is being fetched already.")
+    with identity.locked(versions.root / "updates.lock", taken):  # the service, and a person
+        _make_ready(source, decision, versions, home, progress)
+    versions.remember(replace(versions.known(), ready=decision.version))
+    return Start(decision.version)
+
+
+def _make_ready(
+    source: Source,
+    chosen: Fetch,
+    versions: Versions,
+    home: Path,
+    progress: Callable[[int], None],
+) -> None:
+    """Lay a version beside the others, with an engine. Raises FetchFailed, BadArchive."""
+    archive = fetching.fetch(source.url, chosen.file, versions.downloads, progress)
     try:
-        versions.unpack(archive, decision.version)
+        versions.unpack(archive, chosen.version)
     except BadArchive:
         archive.unlink(missing_ok=True)
         raise
@@ -98,9 +114,7 @@ def look(
             "disk, and it will be tried again."
         ) from error
     archive.unlink(missing_ok=True)
-    _make_engine(versions.program(decision.version), home)
-    versions.remember(replace(known, ready=decision.version))
-    return Start(decision.version)
+    _make_engine(versions.program(chosen.version), home)
 
 
 def _make_engine(program: Path, home: Path) -> None:

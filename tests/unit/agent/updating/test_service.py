@@ -11,7 +11,9 @@ from threading import Thread
 import pytest
 import releases
 
+from foxden_agent import identity
 from foxden_agent.updating import rounds, service, versions
+from foxden_agent.updating.fetching import FetchFailed
 from foxden_agent.updating.manifest import BadRelease
 from foxden_agent.updating.rounds import Source
 from foxden_agent.updating.service import Service
@@ -71,6 +73,15 @@ def test_release_is_made_ready_and_then_named(installed: Versions, tmp_path: Pat
     assert installed.current() == "0.1.0"
     assert installed.known().ready == "0.2.0"
     assert not list(installed.downloads.iterdir())
+
+
+def test_person_and_service_do_not_unpack_at_once(installed: Versions, tmp_path: Path) -> None:
+    source = releases.release(tmp_path / "server", "0.2.0")
+    held = identity.locked(installed.root / "updates.lock", AssertionError("free before"))
+    with held, pytest.raises(FetchFailed, match="being fetched already"):
+        look(source, installed, tmp_path)
+    assert installed.installed() == ["0.1.0"]
+    assert type(look(source, installed, tmp_path)).__name__ == "Start"
 
 
 def test_old_description_shown_again_changes_nothing(installed: Versions, tmp_path: Path) -> None:
