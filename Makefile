@@ -5,7 +5,8 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types proto proto-check docs docs-check bench bench-long chaos simulate gpu-check clean
+.PHONY: help install demo test lint types proto proto-check docs docs-check bench bench-long chaos simulate gpu-check \
+  bundle deb windows-installer install-check engine-lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -58,6 +59,21 @@ simulate: install  ## 1000 seeds of the whole-system simulation
 
 gpu-check: install  ## the engine and its placements on CUDA, with full-size random SD 1.5 and SDXL
 	$(PY) tests/gpu/gpu_check.py
+
+bundle: install  ## the shell that owners install, without torch: dist/foxden
+	$(PY) packaging/build_bundle.py
+
+deb: bundle  ## the Debian package, and the archive for one user and for updates
+	$(PY) packaging/linux/build_deb.py dist/foxden
+
+windows-installer: install  ## compile the Windows installer (around a stand-in where no Windows bundle is)
+	$(PY) packaging/windows/build_installer.py
+
+install-check: install  ## build, install, draw, update and remove as an ordinary user; says what is left
+	$(PY) packaging/install_check.py
+
+engine-lock: install  ## write down again which files the engine's environment is made of
+	$(PY) packaging/lock_engine.py
 
 clean:  ## remove the virtualenv and everything built
 	rm -rf $(VENV) build dist

@@ -47,6 +47,7 @@ SUITES = (
     Suite("browser and desktop", ("browser", "desktop")),
     # These compare times: another test beside them would be what they measure.
     Suite("system, one by one", ("system",), ("-m", "alone")),
+    Suite("bundle", ("bundle",)),
 )
 
 # Debian's package, and a program (or a file) by which it is known to be there.
@@ -63,6 +64,9 @@ NEEDED = {
     "imagemagick": "import",
     "python3-gi": "/usr/lib/python3/dist-packages/gi",
     "gir1.2-gtk-3.0": "/usr/lib/*/girepository-1.0/Gtk-3.0.typelib",
+    "binutils": "objdump",  # PyInstaller looks into libraries with it
+    "xz-utils": "xz",
+    "nsis": "makensis",  # the Windows installer
 }
 
 

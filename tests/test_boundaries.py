@@ -97,8 +97,8 @@ def test_heavy_library_is_imported_in_its_own_corner_alone(module: str) -> None:
     assert not outside
 
 
-def test_cryptography_is_the_brokers_and_what_keeps_the_agents_keys() -> None:
-    rooms = ("broker/foxden_broker", "agent/foxden_agent/joining")
+def test_cryptography_is_the_brokers_and_the_agents_for_its_keys_and_updates() -> None:
+    rooms = ("broker/foxden_broker", "agent/foxden_agent/joining", "agent/foxden_agent/updating")
     for room in rooms:
         assert any(path.is_relative_to(room) for path in importers("cryptography"))
     outside = {p for p in importers("cryptography") if not any(map(p.is_relative_to, rooms))}

@@ -19,6 +19,7 @@ import psutil
 
 from foxden_agent import identity, idle_engine, models
 from foxden_agent.card_engine import CardEngine
+from foxden_agent.installing.environment import EngineMissing, engine_python
 from foxden_agent.joined_pools import JoinedPools, tls_once
 from foxden_agent.link_driver import LinkDriver
 from foxden_agent.links import Links, Served
@@ -35,6 +36,7 @@ from foxden_agent.policy import settings_json
 from foxden_agent.policy.owner_files import POLICY, OwnerFiles, OwnersWill, begin_run
 from foxden_agent.readings import Readings
 from foxden_agent.settings import AgentSettings
+from foxden_agent.updating import yielding
 from foxden_agent.watching.choose import watching
 from foxden_agent.watching.devices import CudaDevice
 from foxden_agent.watching.history import History
@@ -189,6 +191,8 @@ async def agent(settings: AgentSettings) -> AsyncIterator[Running]:
                 for one, engine in zip(workers.values(), engines, strict=True)
             ),
         ]
+        if settings.supervised:  # then somebody starts it again
+            loops.append(("restart", yielding.run(settings.folder, lambda: _minds(workers, owner))))
         async with watched(loops) as failed:
             try:
                 yield Running(agent_id, cards, online, failed, seen)
@@ -251,6 +255,12 @@ async def _pools(
     await JoinedPools(settings.folder, agent_id, links, owner, alone=alone, online=first).run()
 
 
+def _minds(workers: dict[str, CardWorker], owner: OwnerFirst) -> bool:
+    """Whether a restart would disturb somebody now."""
+    busy = any(worker.is_busy() for worker in workers.values())
+    return not yielding.nobody_minds(busy=busy, modes=[one.mode for one in owner.modes()])
+
+
 async def _once_read(owner: OwnerFirst, driver: LinkDriver) -> None:
     """Keep the link up, from the first readings on: nobody knows before whether the owner plays."""
     await owner.first.wait()
@@ -305,8 +315,13 @@ def _scan(settings: AgentSettings) -> list[LocalModel]:
 async def _start_engines(settings: AgentSettings, stack: AsyncExitStack) -> list[CardEngine]:
     """One engine per card: the device that was asked for, or every CUDA device there is."""
 
+    try:
+        python = engine_python(settings.home)
+    except EngineMissing as error:
+        raise StartError(str(error)) from None
+
     async def start(device: str) -> CardEngine:
-        engine = CardEngine(device, settings.timers)
+        engine = CardEngine(device, settings.timers, python)
         stack.push_async_callback(engine.kill)
         await engine.ready()
         stack.enter_context(identity.only_one_per_card(engine.description.device.device))

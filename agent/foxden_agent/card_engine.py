@@ -7,6 +7,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from foxden_agent.backoff import delays
 from foxden_agent.engine_client import EngineDied, EngineFailed, EngineProcess, EngineRefused
@@ -25,8 +26,9 @@ _LONGEST_PAUSE = 5.0  # before a new engine; starting one takes about as long
 class CardEngine:
     """Holds the engine process of one device. `ready` makes one where there is none."""
 
-    def __init__(self, device: str, timers: Timers) -> None:
+    def __init__(self, device: str, timers: Timers, python: Path | None = None) -> None:
         self.device = device
+        self._python = python  # the engine's; None: this one
         self.description = EngineDescription()
         self.broken = ""  # why nothing can be drawn here now; empty while something can
         self.on_change: Callable[[], None] = lambda: None  # called when `broken` changes
@@ -44,7 +46,9 @@ class CardEngine:
         if self._process is not None and self._process.alive:
             return self._process
         await self.kill()
-        process = await EngineProcess.start(self.device, timers=self._timers, low_priority=True)
+        process = await EngineProcess.start(
+            self.device, timers=self._timers, low_priority=True, python=self._python
+        )
         self._process = process
         try:
             self.description = await process.describe()

@@ -135,6 +135,7 @@ async def _run(args: argparse.Namespace) -> int:
     from foxden_agent.engine_client import EngineFailed
     from foxden_agent.link_driver import LinkRefused
     from foxden_agent.owners_side import OwnersSide, beside_the_agent
+    from foxden_agent.updating import yielding
     from foxden_proto.trust import WrongBroker
 
     try:
@@ -160,6 +161,8 @@ async def _run(args: argparse.Namespace) -> int:
     except (AddressError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
+    except yielding.RestartAsked:
+        return yielding.EXIT_CODE
     except (app.StartError, identity.HomeInUse, identity.CardInUse, EngineFailed) as error:
         print(error, file=sys.stderr)
         return 1
@@ -208,6 +211,7 @@ async def _live(
     from foxden_agent.engine_client import EngineFailed
     from foxden_agent.link_driver import LinkRefused
     from foxden_agent.owners_side import first_run, plugs
+    from foxden_agent.updating import yielding
     from foxden_proto.trust import WrongBroker
 
     joins, installs = plugs(side.folder)
@@ -215,7 +219,8 @@ async def _live(
     if given is None and shown.served and not installs.ready():
         membership = None  # its first run fetches the engine
     in_use = (identity.HomeInUse, identity.CardInUse)
-    final = (LinkRefused, WrongBroker, app.StartError, *in_use, EngineFailed, OSError)
+    stops = (LinkRefused, WrongBroker, app.StartError, yielding.RestartAsked)
+    final = (*stops, *in_use, EngineFailed, OSError)
     # One that is supervised is started again as a new process, which is better still.
     most = 1 if side.supervised else _MOST_DEATHS
     while True:

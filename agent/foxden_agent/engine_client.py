@@ -11,6 +11,7 @@ import logging
 import os
 import secrets
 import signal
+import subprocess
 import sys
 import tempfile
 from asyncio.subprocess import PIPE, Process
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import grpc
 
+from foxden_agent.installing.shell import engine_environment
 from foxden_proto import limits
 from foxden_proto.timers import Timers
 from foxden_proto.v1.engine_pb2 import (
@@ -152,15 +154,21 @@ class EngineProcess:
 
     @classmethod
     async def start(
-        cls, device: str = "auto", *, timers: Timers | None = None, low_priority: bool = False
+        cls,
+        device: str = "auto",
+        *,
+        timers: Timers | None = None,
+        low_priority: bool = False,
+        python: Path | None = None,
     ) -> EngineProcess:
         """Start the child and connect to it. It imports torch meanwhile; `describe` waits for that.
 
         `device` is "auto", "cpu" or "cuda:N". `low_priority` lets other programs use the processor
-        first. Raises EngineDied or EngineSilent where the child doesn't come up; nothing is left
-        behind then.
+        first; `python` is the one that has torch, if not this one. Raises EngineDied or
+        EngineSilent where the child doesn't come up; nothing is left behind then.
         """
-        command = [sys.executable, "-m", "foxden_agent.engine", "--device", device]
+        python = python or Path(sys.executable)
+        command = [str(python), "-m", "foxden_agent.engine", "--device", device]
         folder = None
         if sys.platform != "win32":  # gRPC serves no unix sockets there
             # /tmp and not TMPDIR's choice: a socket's path has 107 bytes at most. Mode 0700.
@@ -172,7 +180,13 @@ class EngineProcess:
             command += ["--low-priority"]
         try:
             process = await asyncio.create_subprocess_exec(
-                *command, stdin=PIPE, stdout=PIPE, stderr=PIPE, limit=_LONGEST_LINE
+                *command,
+                stdin=PIPE,
+                stdout=PIPE,
+                stderr=PIPE,
+                limit=_LONGEST_LINE,
+                env=engine_environment(python, os.environ),
+                creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
             )
         except BaseException:
             if folder is not None:

@@ -47,7 +47,7 @@ def only_one(folder: Path) -> Iterator[None]:
         f"An agent is running from {folder.parent} already: stop it, "
         "or give this one another folder with --home."
     )
-    with _locked(folder / "lock", taken):
+    with locked(folder / "lock", taken):
         yield
 
 
@@ -56,7 +56,7 @@ def only_one_joining(folder: Path) -> Iterator[None]:
     """Two that join at once would each make a key. Raises HomeInUse."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     taken = HomeInUse("Another `foxden join` is under way here: wait until it has ended.")
-    with _locked(folder / "joining.lock", taken):
+    with locked(folder / "joining.lock", taken):
         yield
 
 
@@ -80,12 +80,13 @@ def only_one_per_card(device: str, folder: Path | None = None) -> Iterator[None]
         f"Another agent looks after {device} already: stop it, "
         "or give each a card of its own with --device."
     )
-    with _locked(folder / f"{re.sub('[^A-Za-z0-9]', '-', device)}.lock", taken):
+    with locked(folder / f"{re.sub('[^A-Za-z0-9]', '-', device)}.lock", taken):
         yield
 
 
 @contextmanager
-def _locked(path: Path, taken: Exception) -> Iterator[None]:
+def locked(path: Path, taken: Exception) -> Iterator[None]:
+    """Hold a file's lock, or raise `taken`. The system lets go of it when we die."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         try:

@@ -13,9 +13,11 @@ from typing import Any
 
 from foxden_agent.doctor.facts import gather
 from foxden_agent.doctor.judging import Finding, judge
+from foxden_agent.installing.environment import EngineInstaller
+from foxden_agent.installing.for_page import EngineForPage
 from foxden_agent.page import first_picture
 from foxden_agent.page.first_run import FirstRun
-from foxden_agent.page.plugs import EngineIsHere, Installs, Joins, Membership
+from foxden_agent.page.plugs import CannotInstall, Installs, Joins, Membership, Part, Progress
 from foxden_agent.page.pool_joins import PoolJoins
 from foxden_agent.page.shown import Shown
 from foxden_agent.tray import starting
@@ -44,7 +46,8 @@ class OwnersSide:
 
 def plugs(folder: Path) -> tuple[Joins, Installs]:
     """Who joins and who installs the engine in this installation: the one place that says so."""
-    return PoolJoins(folder), EngineIsHere()
+    engine = EngineForPage(EngineInstaller(folder.parent), Part, Progress, CannotInstall)
+    return PoolJoins(folder), engine
 
 
 @asynccontextmanager

@@ -35,6 +35,8 @@ class Timers:
     scheduling_lease: float = 15.0  # a broker plans for an account this long without a renewal
     scheduling_renewal: float = 5.0  # between renewals; also how often the brokers are counted
     store_poll: float = 2.0  # between looks at what other brokers have written to the store
+    update_check: float = 6 * 3600.0  # between looks for a newer version
+    update_trial: float = 300.0  # for a new version to be online; else the one before comes back
     unknown_run: float = 600.0  # a run's estimate while nothing was measured; deadline is 3 x this
 
     def load_deadline(self, size: int) -> float:

@@ -14,7 +14,6 @@ import platform
 import shutil
 import socket
 import subprocess
-import sys
 import time
 import urllib.request
 from pathlib import Path
@@ -30,6 +29,8 @@ from foxden_agent.doctor.judging import (
     Facts,
     TorchFacts,
 )
+from foxden_agent.installing.environment import EngineMissing, engine_python
+from foxden_agent.installing.shell import engine_environment
 from foxden_agent.watching.nvml import ask_driver
 from foxden_proto.address import CERTIFICATE_NAME, Address
 from foxden_proto.trust import BrokerUnreachable, WrongBroker, tls_context
@@ -43,7 +44,7 @@ def gather(home: Path, models_folder: Path, broker: Address | None) -> Facts:
     count, largest, left_out = model_facts(home, models_folder)
     return Facts(
         system=platform.system(),
-        torch=torch_facts(),
+        torch=torch_facts(home),
         driver=driver_facts(),
         disks=(
             disk_facts("home folder", home),
@@ -59,11 +60,18 @@ def gather(home: Path, models_folder: Path, broker: Address | None) -> Facts:
     )
 
 
-def torch_facts() -> TorchFacts:
+def torch_facts(home: Path) -> TorchFacts:
     """What the engine's Python says; it is asked as the agent asks it, in a child."""
-    command = [sys.executable, "-m", "foxden_agent.engine.probe"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_TORCH_SECONDS)
+        python = engine_python(home)
+    except EngineMissing:
+        return TorchFacts(missing=True)
+    command = [str(python), "-m", "foxden_agent.engine.probe"]
+    env = engine_environment(python, os.environ)
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_TORCH_SECONDS, env=env
+        )
         told = json.loads(done.stdout.strip().splitlines()[-1])
         return TorchFacts(**{**told, "architectures": tuple(told.get("architectures", ()))})
     except subprocess.TimeoutExpired:

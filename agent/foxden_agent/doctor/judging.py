@@ -51,6 +51,7 @@ class TorchFacts:
     architectures: tuple[str, ...] = ()  # e.g. ("sm_80", "sm_90", "compute_90")
     usable_cards: int = 0  # that torch itself can use now
     diffusers: str = ""
+    missing: bool = False  # the installed program has no engine yet
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ def supports(architectures: Sequence[str], compute_capability: str) -> bool:
 
 def driver_suffices(version: str, cuda: str, system: str) -> bool:
     """Whether a driver runs programs built with this CUDA. Unknown versions are taken to do."""
-    least = _least_driver(cuda, system)
+    least = least_driver(cuda, system)
     if not least or not version:
         return True
     return _numbers(version) >= _numbers(least)
@@ -182,6 +183,14 @@ def _driver(facts: Facts) -> Iterator[Finding]:
 
 def _torch(facts: Facts) -> Iterator[Finding]:
     torch, cards = facts.torch, facts.driver.cards
+    if torch.missing:
+        yield Finding(
+            "engine",
+            Level.PROBLEM,
+            "The engine isn't installed yet: nothing can be drawn.",
+            "Run: foxden engine install.",
+        )
+        return
     if torch.error:
         yield Finding(
             "engine",
@@ -199,7 +208,7 @@ def _torch(facts: Facts) -> Iterator[Finding]:
         )
         return
     if cards and not driver_suffices(facts.driver.version, torch.cuda, facts.system):
-        least = _least_driver(torch.cuda, facts.system)
+        least = least_driver(torch.cuda, facts.system)
         yield Finding(
             "engine",
             Level.PROBLEM,
@@ -345,7 +354,8 @@ def _sentence(text: str) -> str:
     return text if text.endswith(".") else f"{text}."
 
 
-def _least_driver(cuda: str, system: str) -> str:
+def least_driver(cuda: str, system: str) -> str:
+    """The oldest driver that runs programs built with this CUDA; empty where nobody knows."""
     major = int(cuda.partition(".")[0]) if cuda.partition(".")[0].isdecimal() else 0
     linux, windows = _DRIVERS.get(major, ("", ""))
     return windows if system == "Windows" else linux

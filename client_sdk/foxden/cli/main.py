@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, entry_points, version
 from typing import Any, NoReturn, Protocol, cast
 
 from foxden.cli import _output
@@ -39,13 +39,16 @@ _PLUGINS = {
     "broker": "run the broker: queue, scheduler and doors",
     "agent": "look after this machine's cards for a broker",
     "doctor": "look for what keeps this PC's cards from drawing, and say what to do",
+    "engine": "install, show or remove what draws the pictures",
     "join": "lend this machine's cards to the pool that made a link",
     "leave": "stop lending this machine's cards to a pool",
     "page": "open this machine's page in the browser: what its cards do, and may do",
     "pause": "keep this machine's cards for yourself for a while",
     "policy": "what this machine's cards may do, and when: show or set it",
     "resume": "end a pause of this machine's cards",
+    "service": "look after the agent: start it again where it dies, and update it",
     "tray": "the icon in the tray; the agent starts it by itself",
+    "update": "look for a newer Foxden, and install it",
 }
 _GROUP = "foxden.commands"
 
@@ -68,6 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC writes its own lines to stderr
     words, home, as_json = _common(list(sys.argv[1:] if argv is None else argv))
+    if words == ["--version"]:
+        print(version("foxden"))
+        return _output.DONE
     try:
         return _run(words, home, as_json)
     except _WrongCall as error:

@@ -218,11 +218,11 @@ def test_driver_is_judged_by_the_generation_of_cuda() -> None:
     assert driver_suffices("1.0", "99.0", "Linux")  # nobody knows that one yet
 
 
-def test_torch_of_this_installation_is_found_in_a_process_of_its_own() -> None:
+def test_torch_of_this_installation_is_found_in_a_process_of_its_own(tmp_path: Path) -> None:
     import sys
 
     before = set(sys.modules)
-    found = facts.torch_facts()
+    found = facts.torch_facts(tmp_path)
     assert not found.error
     assert found.version.startswith("2.")
     assert found.diffusers
@@ -234,9 +234,9 @@ def test_torch_that_cannot_be_imported_is_a_finding(
 ) -> None:
     (tmp_path / "torch.py").write_text("raise ImportError('libcudart.so.12: cannot open')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    assert "libcudart.so.12" in facts.torch_facts().error
+    assert "libcudart.so.12" in facts.torch_facts(tmp_path).error
     (tmp_path / "torch.py").write_text("import os; os._exit(139)")
-    assert "139" in facts.torch_facts().error
+    assert "139" in facts.torch_facts(tmp_path).error
 
 
 def test_pickle_in_the_model_folder_is_told_with_the_reason(tmp_path: Path) -> None:

@@ -1,0 +1,81 @@
+"""What to do about a release. Pure: the release and what is here in, one of three answers out."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from foxden_agent.updating.manifest import Manifest, ReleaseFile, numbers
+
+
+@dataclass(frozen=True)
+class Here:
+    """What decides on this side."""
+
+    version: str  # that runs
+    platform: str  # "linux-x86_64"
+    agent_id: str
+    serial: int = 0  # the highest of any release that was seen
+    bad: frozenset[str] = frozenset()  # versions that were tried and rolled back
+    ready: str = ""  # the version that is unpacked and waits to be started
+    asked: bool = False  # a person asked for it: his share has come
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """No update now, and why."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """Download this, and get it ready beside what runs."""
+
+    version: str
+    file: ReleaseFile
+
+
+@dataclass(frozen=True)
+class Start:
+    """It is ready: start it as soon as nobody minds."""
+
+    version: str
+
+
+def decide(release: Manifest, here: Here) -> Nothing | Fetch | Start:
+    """Never an older version, never one that failed here, and not before this agent's share."""
+    if release.serial < here.serial:
+        return Nothing(
+            f"The release told of ({release.version}) is older than one that was told before: "
+            "somebody may be showing an old description. Nothing was changed."
+        )
+    if numbers(release.version) <= numbers(here.version):
+        return Nothing(f"Foxden {here.version} is the newest.")
+    if release.version in here.bad:
+        return Nothing(f"Foxden {release.version} was tried here and did not get online.")
+    if numbers(here.version) < numbers(release.minimum):
+        return Nothing(
+            f"Foxden {release.version} can only follow {release.minimum} or newer: "
+            "install it anew over this one."
+        )
+    file = release.files.get(here.platform)
+    if file is None:
+        return Nothing(f"Foxden {release.version} is not there for {here.platform} yet.")
+    if not here.asked and place(here.agent_id, release.version) >= release.share:
+        part = f"{release.share:.0%}"
+        return Nothing(f"Foxden {release.version} goes to {part} of all agents so far.")
+    if here.ready == release.version:
+        return Start(release.version)
+    return Fetch(release.version, file)
+
+
+def place(agent_id: str, version: str) -> float:
+    """Where an agent stands in the line for a version: 0 is first, 1 last. Another line for each
+    version, so that it isn't always the same who try first.
+
+    >>> 0.0 <= place("agent-1", "0.2.0") < 1.0
+    True
+    """
+    digest = hashlib.sha256(f"{agent_id}\n{version}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64

@@ -1,0 +1,87 @@
+"""The installation as the owner's page sees it."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from foxden_agent.doctor.judging import CardFacts
+from foxden_agent.installing.environment import EngineInstaller, InstallPlan, Progress, Status
+from foxden_agent.installing.for_page import EngineForPage
+from foxden_agent.installing.torch_builds import Machine
+from foxden_agent.installing.uv_run import InstallFailed
+
+
+class CannotError(Exception):
+    pass
+
+
+class Slow(EngineInstaller):
+    """Installs for as long as it is let."""
+
+    ended = False
+    fails = False
+
+    def install(self, plan: InstallPlan, progress=lambda told: None) -> Status:  # type: ignore[no-untyped-def]
+        try:
+            for done in range(100_000):
+                if self.fails:
+                    raise InstallFailed("The disk is full.", "Make space.")
+                progress(Progress(1, 2, "torch", done, 100_000))
+        finally:
+            self.ended = True
+        return Status()
+
+
+def page(one: EngineInstaller) -> EngineForPage[tuple[str, int, str], tuple[str, int, int]]:
+    return EngineForPage(one, lambda *told: told, lambda *told: told, CannotError)
+
+
+def slow(home: Path, *cards: CardFacts, driver: str = "") -> Slow:
+    return Slow(home, machine=lambda: Machine("Linux", "x86_64", driver, cards))
+
+
+async def test_plan_names_size_and_what_cannot_be_checked(tmp_path: Path) -> None:
+    ((name, size, note),) = await page(slow(tmp_path)).plan()
+    assert "torch" in name
+    assert size > 1e8
+    assert "No NVIDIA card" in note
+    assert "estimate" in note
+    assert "no hash" in note
+
+
+async def test_refusal_is_the_pages_own_error(tmp_path: Path) -> None:
+    card = CardFacts("NVIDIA GeForce RTX 5090", "12.0")
+    with pytest.raises(CannotError, match="Update the driver to at least 580"):
+        await page(slow(tmp_path, card, driver="570.86")).plan()
+
+
+async def test_progress_comes_on_the_loop_and_cancelling_waits_for_the_end(tmp_path: Path) -> None:
+    one = slow(tmp_path)
+    seen: list[tuple[str, int, int]] = []
+    first = asyncio.Event()
+
+    def tell(told: tuple[str, int, int]) -> None:
+        seen.append(told)
+        first.set()
+
+    running = asyncio.create_task(page(one).install(tell))
+    await first.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert one.ended
+    assert seen[0] == ("torch", 0, 100_000)
+
+
+async def test_failure_is_the_pages_own_error_with_the_way_on(tmp_path: Path) -> None:
+    one = slow(tmp_path)
+    one.fails = True
+    with pytest.raises(CannotError, match=r"disk is full\. Make space"):
+        await page(one).install(lambda told: None)
+
+
+def test_checkout_is_ready_where_torch_can_be_imported(tmp_path: Path) -> None:
+    assert page(slow(tmp_path)).ready()
