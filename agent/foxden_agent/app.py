@@ -17,7 +17,7 @@ from importlib.metadata import version
 
 import psutil
 
-from foxden_agent import identity, idle_engine, models
+from foxden_agent import clock, identity, idle_engine, mended_models, models
 from foxden_agent.card_engine import CardEngine
 from foxden_agent.link_driver import LinkDriver
 from foxden_agent.models import LocalModel
@@ -94,7 +94,7 @@ async def agent(settings: AgentSettings) -> AsyncIterator[Running]:
             agent_version=version("foxden"),
             cards=cards,
         )
-        link = AgentLink(settings.timers, hello, time.monotonic())
+        link = AgentLink(settings.timers, hello, clock.now())
         tls = _tls_once(settings)
         pictures = PictureSender(settings.broker, tls)
         stack.push_async_callback(pictures.close)
@@ -108,10 +108,10 @@ async def agent(settings: AgentSettings) -> AsyncIterator[Running]:
             readings=lambda: (owner.told(), owner.modes()),
             tls=tls,
         )
-        by_sha = {one.model.sha256: one for one in found}
+        shelf = {one.model.sha256: one for one in found}
 
         def offers_changed() -> None:
-            _say_changes(link, cards, workers, found)
+            _say_changes(link, cards, workers, list(shelf.values()))
             driver.flush()
 
         def changed() -> None:
@@ -124,7 +124,7 @@ async def agent(settings: AgentSettings) -> AsyncIterator[Running]:
                 card.card_id,
                 card.device,
                 engine,
-                by_sha,
+                shelf,
                 link,
                 pictures,
                 driver.flush,
@@ -156,6 +156,13 @@ async def agent(settings: AgentSettings) -> AsyncIterator[Running]:
             ("watching", watcher.run()),
             ("link", _once_read(owner, driver)),
             ("link clock", driver.keep_time()),
+            (
+                "mended models",
+                mended_models.run(
+                    *(found, shelf, partial(_scan, settings), offers_changed),
+                    every=2 * settings.timers.heartbeat,
+                ),
+            ),
             *((f"worker {card_id}", worker.run()) for card_id, worker in workers.items()),
             *(
                 (f"idle {one.card_id}", idle_engine.run(engine, one.is_busy, settings.idle_unload))
@@ -295,17 +302,18 @@ def _say_changes(
     link: AgentLink,
     cards: list[pool_pb2.CardInfo],
     workers: dict[str, CardWorker],
-    found: list[LocalModel],
+    offered: list[LocalModel],
 ) -> None:
     """Tell the broker at once what the cards can do now, and let the next Hello say it too."""
     before = [card.SerializeToString(deterministic=True) for card in cards]
     for card in cards:
         worker = workers[card.card_id]
         if worker.placer is not None:
-            together = worker.placer.together(found, os.cpu_count() or 1)
+            together = worker.placer.together(offered, os.cpu_count() or 1)
             worker.together = min(worker.together, together)
-            del card.fits[:]
-            card.fits.extend(worker.placer.fits(found))
+            del card.fits[:], card.models[:]
+            card.fits.extend(worker.placer.fits(offered))
+            card.models.extend(one.model for one in offered)
         card.most_together = worker.together
     if before != [card.SerializeToString(deterministic=True) for card in cards]:
         link.cards_changed(cards)
