@@ -57,9 +57,12 @@ async def test_running_image_x_stored_every_few_seconds_and_told(card: Card) -> 
 
 async def test_batch_x_its_images_are_stored_at_the_same_steps(card: Card) -> None:
     keys = card.give("slow", "slow", "slow")
-    await card.until(lambda: len(card.said("checkpoint")) >= 6)
-    steps = [[s.checkpoint.step for s in card.said("checkpoint") if s.lease.index == n][:2]
-             for n in range(3)]  # fmt: skip
+
+    def stored(index: int) -> list[int]:
+        return [s.checkpoint.step for s in card.said("checkpoint") if s.lease.index == index]
+
+    await card.until(lambda: all(len(stored(index)) >= 2 for index in range(3)))
+    steps = [stored(index)[:2] for index in range(3)]
     assert steps[0] == steps[1] == steps[2]
     for key in keys:
         card.worker.stop(key)
