@@ -308,12 +308,13 @@ def _say_changes(
     before = [card.SerializeToString(deterministic=True) for card in cards]
     for card in cards:
         worker = workers[card.card_id]
+        del card.models[:]
+        card.models.extend(one.model for one in offered)
         if worker.placer is not None:
             together = worker.placer.together(offered, os.cpu_count() or 1)
             worker.together = min(worker.together, together)
-            del card.fits[:], card.models[:]
+            del card.fits[:]
             card.fits.extend(worker.placer.fits(offered))
-            card.models.extend(one.model for one in offered)
         card.most_together = worker.together
     if before != [card.SerializeToString(deterministic=True) for card in cards]:
         link.cards_changed(cards)

@@ -1,5 +1,5 @@
-"""`python -m foxden_agent`, with another program than this Python for its engine: the first argument
-(engine_of_a_card.py makes one). All else is the agent's own."""
+"""`python -m foxden_agent`, with another program than this Python for its engine: the first
+argument (engine_of_a_card.py makes one). All else is the agent's own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clocks of a real program that jump: the wall clock, and the one that goes on in the PC's sleep."""
+"""Clocks of a real program that jump: the wall clock, and the one that goes on in sleep."""
 
 from __future__ import annotations
 

@@ -73,14 +73,28 @@ class Card:
         self.ends: dict[LeaseKey, Any] = {}
         self._news = asyncio.Event()
         self.at = 100.0  # of the readings' clock
-        info = pool_pb2.CardInfo(card_id="card", device="cpu", most_together=together)
+        model = pool_pb2.Model(
+            name="dream",
+            sha256=DREAM,
+            family="sd15",
+            default_width=64,
+            default_height=64,
+            default_steps=20,
+            default_guidance_scale=7.0,
+            multiple_of=8,
+            min_size=64,
+            max_size=1024,
+        )
+        info = pool_pb2.CardInfo(
+            card_id="card", device="cpu", most_together=together, models=[model]
+        )
         self._cards = [info]
         hello = pb.Hello(protocol=1, agent_id="agent", agent_version="1", cards=self._cards)
         self._agent, self._broker = AgentLink(timers, hello, now), BrokerLink(timers, now)
         self._agent.opened(now)
         self._broker.opened(now)
         local: Any = SimpleNamespace(
-            model=pool_pb2.Model(name="dream", sha256=DREAM, family="sd15"),
+            model=model,
             path="/models/dream",
             files=(),
         )
@@ -172,7 +186,8 @@ class Card:
 
     def _say_changes(self) -> None:
         self.owner.again()
-        app._say_changes(self._agent, self._cards, {"card": self.worker}, [])
+        offered = list(self.worker._models.values())
+        app._say_changes(self._agent, self._cards, {"card": self.worker}, offered)
         self._flush()
 
     @property

@@ -122,7 +122,9 @@ class Pool:
         if self.database_url:
             home += ["--database-url", self.database_url]
         log = self.folder / "broker.log"
-        self.broker = Process(["-m", "foxden_broker"], [*home, *ports, *arguments], log, **environment)
+        self.broker = Process(
+            ["-m", "foxden_broker"], [*home, *ports, *arguments], log, **environment
+        )
         self._everything.append(self.broker)
         ready = self.broker.ready()
         self.url, self.http, self.token = ready["url"], ready["http"], ready["token"]
