@@ -6,12 +6,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import fake_engine
+import pytest
 
 from foxden_agent import app
 from foxden_agent.card_engine import CardEngine
@@ -28,6 +31,8 @@ from foxden_proto.v1.generation_pb2 import ImageRequest
 
 DREAM = "d" * 64
 TIMERS = Timers(engine_retry_first=0.2, engine_retry_most=20.0)
+# The last words have 0.8 s, and running images are stored every 0.3 s.
+QUICK = replace(TIMERS, release=1.0, checkpoint=0.3)
 
 
 class Door:
@@ -61,6 +66,20 @@ class Door:
         if path not in self.kept:
             raise PictureRefused(404, "not kept any more", "a checkpoint")
         return self.kept[path]
+
+
+@asynccontextmanager
+async def at_work(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, *, together: int = 1, timers: Timers = TIMERS
+) -> AsyncIterator[Card]:
+    """A card whose worker runs, with fake_engine.py for its engine; it must not have died."""
+    monkeypatch.setattr("sys.executable", str(fake_engine.install(folder)))
+    made = Card(folder, together, timers)
+    running = asyncio.create_task(made.worker.run())
+    yield made
+    assert not running.done(), running.exception()
+    running.cancel()
+    await asyncio.wait([running])
 
 
 class Card:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,26 +10,20 @@ import fake_engine
 import psutil
 import pytest
 import pytest_asyncio
-from one_card import TIMERS, Card, kinds
+from one_card import QUICK, Card, at_work, kinds
 
 from foxden_agent.owner_first import available, told
 from foxden_agent.readings import CardProcess, CardReadings
 from foxden_proto.v1 import pool_pb2
 
 GIB = 1024**3
-QUICK = replace(TIMERS, release=1.0, checkpoint=0.3)
 HOLD = 35  # seconds after which what stopped the card is forgotten
 
 
 @pytest_asyncio.fixture
 async def card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Card]:
-    monkeypatch.setattr("sys.executable", str(fake_engine.install(tmp_path)))
-    made = Card(tmp_path, 1, QUICK)
-    running = asyncio.create_task(made.worker.run())
-    yield made
-    assert not running.done(), running.exception()
-    running.cancel()
-    await asyncio.wait([running])
+    async with at_work(tmp_path, monkeypatch, timers=QUICK) as made:
+        yield made
 
 
 async def drawing(card: Card) -> psutil.Process:
