@@ -140,6 +140,9 @@ class LinkDriver:
             # Never longer than a quarter of a heartbeat: what is due changes with every frame.
             pause = min(self.link.wake_at(now) - now, self.link.timers.heartbeat / 4)
             await asyncio.sleep(max(0.01, pause))
+            late = clock.now() - now - pause
+            if late >= self.link.timers.silent:
+                log.warning("this PC slept, or this program stood still, for %.0f s", late)
             for event in self.link.tick(clock.now()):
                 self._handle(event)
             self.flush()

@@ -196,12 +196,14 @@ class Card:
         """The prompts of each batch that reached an engine."""
         return [prompts for _, prompts in fake_engine.calls(self.folder)]
 
-    def read(self, **machine: Any) -> None:
-        """A second passes on a PC that its owner has left, but for what is said of it."""
+    def read(self, *, lost: str = "", **machine: Any) -> None:
+        """A second passes on a PC that its owner has left, but for what is said of it. `lost`: the
+        driver's word for why the card does not answer."""
         self.at += 1.0
         seen = {"full_screen": "", "idle_seconds": 3600.0} | machine
+        card = CardReadings("cpu", self.at, present=not lost, problem=lost)
         moment = MachineReadings(self.at, 1.8e9 + self.at, **seen)
-        self.owner.deliver(Readings(moment, (CardReadings("cpu", self.at),)))
+        self.owner.deliver(Readings(moment, (card,)))
 
     def _say_changes(self) -> None:
         self.owner.again()

@@ -225,6 +225,7 @@ def test_wall_clock_jumps_then_the_pc_sleeps_x_dials_again_and_the_picture_is_ac
     lent.clocks.set(wall=HOUR, asleep=HOUR)  # as after an hour of sleep, which no process saw
     wait_until(lambda: lent.log.count("online as session") > online, 10, "nobody dialled")
     lent.engine_of().resume()
+    assert "this PC slept, or this program stood still, for 36" in lent.log
 
     # Its lease has ended for all it knows: it begins where the broker has it stored.
     lent.arrives(job, "lose", "finish")

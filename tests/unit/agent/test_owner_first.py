@@ -14,6 +14,8 @@ from one_card import QUICK, Card, at_work, kinds
 
 from foxden_agent.owner_first import available, told
 from foxden_agent.readings import CardProcess, CardReadings
+from foxden_agent.watching import driver_errors
+from foxden_proto.v1 import link_pb2 as pb
 from foxden_proto.v1 import pool_pb2
 
 GIB = 1024**3
@@ -52,6 +54,29 @@ async def test_game_fills_the_screen_x_told_at_once_given_back_and_lent_again_af
     assert "witcher3.exe" in refused.reason
 
     for _ in range(HOLD):
+        card.read()
+    assert card.modes[-1] == pool_pb2.MODE_READY
+    (again,) = card.give("a cat", job="later")
+    assert kinds(await card.ended(again)) == ["TaskFinished"]
+
+
+@pytest.mark.parametrize("code", [driver_errors.GPU_IS_LOST, 9])
+async def test_card_is_lost_while_it_draws_x_given_back_said_and_lent_again_when_it_answers(
+    card: Card, code: int
+) -> None:
+    (key,) = card.give("slow")
+    engine = await drawing(card)
+    problem = driver_errors.sentence(code, "")
+    card.read(lost=problem)
+    (mode,) = card.said("mode_changed")
+    assert mode.mode.mode == pool_pb2.MODE_BROKEN
+    assert problem.removesuffix(".") in mode.mode.reasons[0]
+    (ended,) = await card.ended(key)
+    assert isinstance(ended, pb.TaskReleased)
+    assert ended.checkpoint.step >= 1
+    await card.worker.last_things(5)
+    assert not engine.is_running()
+    for _ in range(6):
         card.read()
     assert card.modes[-1] == pool_pb2.MODE_READY
     (again,) = card.give("a cat", job="later")
