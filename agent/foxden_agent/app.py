@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from foxden_agent import identity, idle_engine, models
+from foxden_agent import clock, identity, idle_engine, mended_models, models
 from foxden_agent.card_engine import CardEngine
 from foxden_agent.installing.environment import EngineMissing, engine_python
 from foxden_agent.joined_pools import JoinedPools, tls_once
@@ -120,10 +120,10 @@ async def agent(settings: AgentSettings) -> AsyncIterator[Running]:
         workers: dict[str, CardWorker] = {}
         online = asyncio.Event()
         link = Links(settings.timers, hello, workers, lambda: owner.modes())
-        by_sha = {one.model.sha256: one for one in found}
+        shelf = {one.model.sha256: one for one in found}
 
         def offers_changed() -> None:
-            _say_changes(link, cards, workers, found)
+            _say_changes(link, cards, workers, list(shelf.values()))
             link.flush()
 
         def changed() -> None:
@@ -136,7 +136,7 @@ async def agent(settings: AgentSettings) -> AsyncIterator[Running]:
                 card.card_id,
                 card.device,
                 engine,
-                by_sha,
+                shelf,
                 link,
                 link,
                 link.flush,
@@ -185,6 +185,13 @@ async def agent(settings: AgentSettings) -> AsyncIterator[Running]:
             *_own_link(settings, link, owner, online, stack),
             ("links' clock", link.keep_time()),
             ("pools", _pools(settings, agent_id, link, owner, online)),
+            (
+                "mended models",
+                mended_models.run(
+                    *(found, shelf, partial(_scan, settings), offers_changed),
+                    every=2 * settings.timers.heartbeat,
+                ),
+            ),
             *((f"worker {card_id}", worker.run()) for card_id, worker in workers.items()),
             *(
                 (f"idle {one.card_id}", idle_engine.run(engine, one.is_busy, settings.idle_unload))
@@ -216,7 +223,7 @@ def _own_link(
     if settings.broker is None:
         return []
     hello = links.hello(links.identity.agent_id)
-    link = AgentLink(settings.timers, hello, time.monotonic())
+    link = AgentLink(settings.timers, hello, clock.now())
     tls = tls_once(settings.broker)
     sender = PictureSender(settings.broker, tls)
     stack.push_async_callback(sender.close)
@@ -393,17 +400,19 @@ def _say_changes(
     link: Links,
     cards: list[pool_pb2.CardInfo],
     workers: dict[str, CardWorker],
-    found: list[LocalModel],
+    offered: list[LocalModel],
 ) -> None:
     """Tell the broker at once what the cards can do now, and let the next Hello say it too."""
     before = [card.SerializeToString(deterministic=True) for card in cards]
     for card in cards:
         worker = workers[card.card_id]
+        del card.models[:]
+        card.models.extend(one.model for one in offered)
         if worker.placer is not None:
-            together = worker.placer.together(found, os.cpu_count() or 1)
+            together = worker.placer.together(offered, os.cpu_count() or 1)
             worker.together = min(worker.together, together)
             del card.fits[:]
-            card.fits.extend(worker.placer.fits(found))
+            card.fits.extend(worker.placer.fits(offered))
         card.most_together = worker.together
     if before != [card.SerializeToString(deterministic=True) for card in cards]:
         link.cards_changed(cards)

@@ -134,7 +134,7 @@ class CardEngine:
                 break
             except EngineFailed as error:
                 await self.kill()
-                why = f"its engine fails again and again, also at a test picture: {error}"
+                why = _needs_attention(error)
                 log.error("%s is broken, next try in %.1f s: %s", self.device, pause, why)
                 self._set_broken(why)
                 await asyncio.sleep(pause)
@@ -183,6 +183,14 @@ class CardEngine:
             await process.kill()
             if self._process is process:  # kept until then: cancelled meanwhile, one kills again
                 self._process = None
+
+
+def _needs_attention(error: EngineFailed) -> str:
+    # What is to be done comes first: what the engine said may be long, and is cut then.
+    return (
+        "needs attention: its engine fails again and again, also at a test picture; "
+        f"run `foxden doctor`. Foxden tries again by itself. The engine's last word: {error}"
+    )
 
 
 def _may_be_the_card(error: EngineFailed) -> bool:

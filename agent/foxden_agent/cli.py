@@ -76,6 +76,7 @@ class AgentCommand:
         add("--supervised", action="store_true", help=argparse.SUPPRESS)
 
     def run(self, args: argparse.Namespace) -> int:
+        _leave_no_memory_behind()
         logs.set_up(args.log_format, file=args.log_file)
         # One line per request would drown the log, and it would name every picture.
         logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -86,6 +87,15 @@ class AgentCommand:
 
 
 COMMAND = AgentCommand()
+
+
+def _leave_no_memory_behind() -> None:
+    """No core file of this program, nor of the engines that it starts: a crash would write prompts
+    and pictures to the owner's disk."""
+    if sys.platform != "win32":
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _speed(text: str) -> float:

@@ -94,6 +94,17 @@ class EngineDied(EngineFailed):
         return hasattr(signal, "SIGBUS") and self.exit_code == -signal.SIGBUS
 
 
+class EngineNotStarted(EngineFailed):
+    """The system refused to make the process, or the folder of its socket."""
+
+    def __init__(self, error: OSError) -> None:
+        where = f" at {error.filename}" if error.filename else ""
+        super().__init__(
+            f"the engine cannot be started ({error.strerror or error}{where}): see that the disk "
+            "has space, and that no other program takes all of the memory"
+        )
+
+
 class EngineSilent(EngineFailed):
     """No sign of life for too long: kill it and start another."""
 
@@ -164,21 +175,21 @@ class EngineProcess:
         """Start the child and connect to it. It imports torch meanwhile; `describe` waits for that.
 
         `device` is "auto", "cpu" or "cuda:N". `low_priority` lets other programs use the processor
-        first; `python` is the one that has torch, if not this one. Raises EngineDied or
-        EngineSilent where the child doesn't come up; nothing is left behind then.
+        first; `python` is the one that has torch, if not this one. Raises EngineNotStarted,
+        EngineDied or EngineSilent where the child doesn't come up; nothing is left behind then.
         """
         python = python or Path(sys.executable)
         command = [str(python), "-m", "foxden_agent.engine", "--device", device]
-        folder = None
-        if sys.platform != "win32":  # gRPC serves no unix sockets there
-            # /tmp and not TMPDIR's choice: a socket's path has 107 bytes at most. Mode 0700.
-            folder = tempfile.TemporaryDirectory(
-                prefix="foxden-", dir=_short_folder(), ignore_cleanup_errors=True
-            )
-            command += ["--socket", str(Path(folder.name) / "engine")]
         if low_priority:
             command += ["--low-priority"]
+        folder = None
         try:
+            if sys.platform != "win32":  # gRPC serves no unix sockets there
+                # /tmp and not TMPDIR's choice: a socket's path has 107 bytes at most. Mode 0700.
+                folder = tempfile.TemporaryDirectory(
+                    prefix="foxden-", dir=_short_folder(), ignore_cleanup_errors=True
+                )
+                command += ["--socket", str(Path(folder.name) / "engine")]
             process = await asyncio.create_subprocess_exec(
                 *command,
                 stdin=PIPE,
@@ -188,9 +199,11 @@ class EngineProcess:
                 env=engine_environment(python, os.environ),
                 creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
             )
-        except BaseException:
+        except BaseException as error:
             if folder is not None:
                 folder.cleanup()
+            if isinstance(error, OSError):
+                raise EngineNotStarted(error) from error
             raise
         engine = cls(process, folder, timers or Timers.from_environment())
         try:

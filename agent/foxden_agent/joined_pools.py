@@ -10,11 +10,10 @@ import asyncio
 import logging
 import os
 import ssl
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-from foxden_agent import identity
+from foxden_agent import clock, identity
 from foxden_agent.joining import keys
 from foxden_agent.joining.errors import KeyLost, KeyUnavailable
 from foxden_agent.joining.keystore import KeyStore
@@ -151,7 +150,7 @@ class JoinedPools:
             return keys.sign(secret, proofs.link_statement(nonce, *ids))
 
         hello = self._links.hello(pool.agent_id)
-        link = AgentLink(self._links.timers, hello, time.monotonic(), prove)
+        link = AgentLink(self._links.timers, hello, clock.now(), prove)
         tls = tls_once(pool.address)
         sender = PictureSender(pool.address, tls)
 

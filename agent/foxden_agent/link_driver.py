@@ -9,12 +9,12 @@ import asyncio
 import logging
 import random
 import ssl
-import time
 from collections.abc import Callable, Iterable
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidHandshake, InvalidURI, WebSocketException
 
+from foxden_agent import clock
 from foxden_agent.backoff import delays
 from foxden_proto import limits
 from foxden_proto.address import CERTIFICATE_NAME, Address
@@ -81,7 +81,7 @@ class LinkDriver:
             if self.link.up:
                 # It had let us in a moment ago: start from the short pauses again.
                 pauses = delays(timers.reconnect_first, timers.reconnect_most, random.Random())
-            self.link.lost(time.monotonic())
+            self.link.lost(clock.now())
             pause = max(next(pauses), self._retry_after)
             self._retry_after = 0.0
             log.warning("no link to %s (%s); trying again in %.1f s", self._where, why, pause)
@@ -109,14 +109,14 @@ class LinkDriver:
 
     async def _converse(self, connection: ClientConnection) -> None:
         self._connection = connection
-        self.link.opened(time.monotonic())
+        self.link.opened(clock.now())
         self.flush()
         sender = asyncio.create_task(self._send(connection), name="link sender")
         try:
             async for data in connection:
                 if isinstance(data, str):
                     raise LinkError("the broker sent text")
-                for event in self.link.receive(data, time.monotonic()):
+                for event in self.link.receive(data, clock.now()):
                     self._handle(event)
                 self.flush()
         finally:
@@ -133,13 +133,20 @@ class LinkDriver:
 
     async def keep_time(self) -> None:
         """Say heartbeats and notice silence, until cancelled: a loop of its own beside `run`, since
-        time passes also while there is no connection, and leases end."""
+        time passes also while there is no connection, and leases end.
+
+        A PC that wakes finds by the first tick how long it has heard nothing, and dials at once: on
+        a connection that was cut in its sleep no word of that ever comes.
+        """
         while True:
-            now = time.monotonic()
+            now = clock.now()
             # Never longer than a quarter of a heartbeat: what is due changes with every frame.
             pause = min(self.link.wake_at(now) - now, self.link.timers.heartbeat / 4)
             await asyncio.sleep(max(0.01, pause))
-            for event in self.link.tick(time.monotonic()):
+            late = clock.now() - now - pause
+            if late >= self.link.timers.silent:
+                log.warning("this PC slept, or this program stood still, for %.0f s", late)
+            for event in self.link.tick(clock.now()):
                 self._handle(event)
             self.flush()
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from foxden_agent import clock as agent_clock
 from foxden_agent.arbiter import OWNER_FIRST, CardArbiter
 from foxden_agent.pictures import PictureSender, Stored, Unreachable
 from foxden_agent.worker import CardWorker
@@ -63,7 +63,7 @@ class Links:
         hello: pb.Hello,
         workers: dict[str, CardWorker],
         modes: Callable[[], Iterable[pb.CardMode]],
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = lambda: agent_clock.now(),
     ) -> None:
         """`hello` is what every link opens with, but for the agent's id; `modes`: of all cards,
         as the owner's side has them now."""

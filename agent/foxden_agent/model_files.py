@@ -35,7 +35,8 @@ class ModelFilesChanged(EngineRefused):
     def __init__(self, name: str, changed: str) -> None:
         super().__init__(
             f"model {name!r} can't be used here: {changed} since this agent read it; put the "
-            "right file back, or start the agent again so that it reads the model anew",
+            "right file back, and it is offered again within moments, or start the agent again so "
+            "that it reads the model anew",
             retryable=True,
             code=grpc.StatusCode.FAILED_PRECONDITION,
         )

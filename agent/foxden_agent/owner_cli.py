@@ -57,7 +57,10 @@ class PauseCommand:
             fields = {"kind": Kind.RESTART, "run": run}
         if fields:
             wish = Wish(wish.wish_id, made=wish.made, **fields)
-        owner_files.write_wish(folder, wish)
+        try:
+            owner_files.write_wish(folder, wish)
+        except OSError as error:
+            return _not_written(args, folder / owner_files.WISHES, error)
         return _answer(args, {"wish": wish.to_json(), "ends": wish.ends(None)}, _said(wish))
 
 
@@ -68,7 +71,11 @@ class ResumeCommand:
         parser.epilog = "What `foxden policy` says, and what the machine does, still holds."
 
     def run(self, args: argparse.Namespace) -> int:
-        owner_files.write_wish(_folder(args), None)
+        folder = _folder(args)
+        try:
+            owner_files.write_wish(folder, None)
+        except OSError as error:
+            return _not_written(args, folder / owner_files.WISHES, error)
         text = "Your pause is over: the cards work as `foxden policy show` allows."
         return _answer(args, {"wish": None}, text)
 
@@ -97,6 +104,8 @@ class PolicyCommand:
             return _report(args, "BadValue", str(error), _WRONG_CALL)
         except BadFile as error:
             return _report(args, "BadFile", str(error), _FAILED)
+        except OSError as error:
+            return _not_written(args, folder / owner_files.POLICY, error)
         values = settings_json.to_json(policy)
         problems = [str(problem) for problem in bad]
         lines = [
@@ -108,6 +117,14 @@ class PolicyCommand:
 
 
 PAUSE, RESUME, POLICY = PauseCommand(), ResumeCommand(), PolicyCommand()
+
+
+def _not_written(args: argparse.Namespace, path: Path, error: OSError) -> int:
+    problem = (
+        f"{path} cannot be written ({error.strerror or error}): what it said before still holds. "
+        "See that its disk has space and its folder is yours, then say it again."
+    )
+    return _report(args, "NotWritten", problem, _FAILED)
 
 
 def _folder(args: argparse.Namespace) -> Path:

@@ -24,7 +24,7 @@ class CardReadings:
     """One card. For the CPU card memory is the machine's RAM, and most else is None."""
 
     device: str  # "cuda:0", "cpu"
-    at: float  # seconds of the monotonic clock
+    at: float  # seconds of clock.now(), which counts sleep
     present: bool = True  # False: the card, or its driver, cannot be asked now
     memory_total: int | None = None  # bytes
     memory_used: int | None = None  # bytes, by everybody
@@ -54,7 +54,7 @@ class CardReadings:
 class MachineReadings:
     """The machine and its user."""
 
-    at: float  # seconds of the monotonic clock
+    at: float  # seconds of clock.now(), which counts sleep
     wall: float  # Unix seconds; the timetable reads local time from it
     full_screen: str | None = None  # program that fills the screen; "": none; None: not told
     programs: frozenset[str] = frozenset()  # names of running programs that are on a list

@@ -11,6 +11,7 @@ from foxden_agent.checkpoints import CheckpointRefused, Checkpoints, Unreachable
 from foxden_agent.drawing import Drawing, HeldImage, Listener
 from foxden_agent.engine_client import EngineFailed, EngineProcess, EngineRefused
 from foxden_agent.model_cache import ModelCache
+from foxden_agent.model_files import ModelFilesChanged
 from foxden_agent.models import LocalModel
 from foxden_agent.pictures import PictureRefused
 from foxden_agent.placed_batches import PlacedBatches
@@ -35,8 +36,9 @@ class CardWorker:
 
     `together` is how many images ride in one batch (CardInfo.most_together). It shrinks where a
     batch did not fit into the card's memory. `placer` decides how models lie on the card; without
-    one the engine does. `changed` is called when something that the card says of itself is
-    another now.
+    one the engine does. `models` are those offered, by sha256, shared by all cards of the agent:
+    one whose files have changed is taken out. `changed` is called when something that the card
+    says of itself is another now.
     """
 
     def __init__(
@@ -59,7 +61,7 @@ class CardWorker:
         self.placer = placer
         self._placed = PlacedBatches(placer)
         self._engine = engine
-        self._models = models  # by sha256
+        self._models = models
         self._link = link
         self._pictures = pictures
         self._flush = flush
@@ -282,7 +284,10 @@ class CardWorker:
         images = [image for image in batch if self._wanted(image)]
         if engine is None or not images:
             return True
-        model = self._models[images[0].request.model_sha256]
+        model = self._models.get(images[0].request.model_sha256)
+        if model is None:  # another image, or another card, found its files changed meanwhile
+            self._release(images, "the files of its model have changed on this card's PC")
+            return True
         if not self._placed.worth_it(images):
             return False
         placement = self._placed.choose(images)
@@ -299,6 +304,9 @@ class CardWorker:
             await drawing.run(engine, self._engine.models, self._listener)
         except EngineFailed as error:
             self._drawing = None
+            if isinstance(error, ModelFilesChanged):
+                self._set_aside(model, images, str(error)[:_REASON_CHARACTERS])
+                return True
             if isinstance(error, EngineRefused) and error.about_the_checkpoint:
                 self._refuse_checkpoints(images, str(error))
                 return True
@@ -359,6 +367,25 @@ class CardWorker:
         if self.broken:
             unfinished = self._unfinished(self._images.values())
             self._release(unfinished, f"the card is broken: {self.broken}")
+
+    def _set_aside(self, model: LocalModel, images: list[HeldImage], why: str) -> None:
+        """The model is not offered until its files are whole again (mended_models.py); nobody is
+        blamed, and what was drawn goes on from its last step, elsewhere or here after that."""
+        log.warning("%s", why)
+        self._models.pop(model.model.sha256, None)
+        self._changed()  # said first: what is released must not come back at once
+        waiting = [
+            one for one in self._not_begun() if one.request.model_sha256 == model.model.sha256
+        ]
+        self._release(waiting, why)
+        for image in self._unfinished(images):
+            if image.stopped:
+                self._end(image, pb.TaskStopped())
+        drawn = self._unfinished(images)
+        for image in drawn:
+            self._link.outcome(image.key, pb.TaskReleased(releasing=True, reason=why))
+        self._flush()
+        self._keep(asyncio.create_task(self._last_words(drawn, why), name="last checkpoints"))
 
     # Going on elsewhere
 

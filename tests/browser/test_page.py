@@ -44,7 +44,7 @@ def test_first_run_x_from_a_link_to_the_picture_and_online(tmp_path: Path, page:
         pool.start_broker()
         link = pool.client().create_join_link().text
         words = ["--home", str(home), "--device", "cpu", "--page-port", "0"]
-        agent = Process("foxden_agent", words, tmp_path / "new.log")
+        agent = Process(["-m", "foxden_agent"], words, tmp_path / "new.log")
         pool.agents["new"] = agent
         page.browser.get(calls_of(home).address())
         page.until_seen("#join-link").send_keys(link[:-1] + Keys.ENTER)

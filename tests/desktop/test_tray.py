@@ -122,7 +122,7 @@ def test_panel_but_no_gtk_x_a_click_on_the_icon_opens_the_page(
     # It belongs to no pool yet, and so needs no engine.
     words = ["--home", str(tmp_path / "pc"), "--device", "cpu", "--page-port", "0"]
     environment = {"DISPLAY": desktop.display, "BROWSER": str(browser), "PYTHONPATH": ""}
-    agent = Process("foxden_agent", words, tmp_path / "pc.log", **environment)
+    agent = Process(["-m", "foxden_agent"], words, tmp_path / "pc.log", **environment)
     pool.agents["one"] = agent
     try:
         until(lambda: trays(pool), "no tray is started")

@@ -6,12 +6,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import fake_engine
+import pytest
 
 from foxden_agent import app
 from foxden_agent.card_engine import CardEngine
@@ -28,6 +31,8 @@ from foxden_proto.v1.generation_pb2 import ImageRequest
 
 DREAM = "d" * 64
 TIMERS = Timers(engine_retry_first=0.2, engine_retry_most=20.0)
+# The last words have 0.8 s, and running images are stored every 0.3 s.
+QUICK = replace(TIMERS, release=1.0, checkpoint=0.3)
 
 
 class Door:
@@ -63,6 +68,20 @@ class Door:
         return self.kept[path]
 
 
+@asynccontextmanager
+async def at_work(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, *, together: int = 1, timers: Timers = TIMERS
+) -> AsyncIterator[Card]:
+    """A card whose worker runs, with fake_engine.py for its engine; it must not have died."""
+    monkeypatch.setattr("sys.executable", str(fake_engine.install(folder)))
+    made = Card(folder, together, timers)
+    running = asyncio.create_task(made.worker.run())
+    yield made
+    assert not running.done(), running.exception()
+    running.cancel()
+    await asyncio.wait([running])
+
+
 class Card:
     """A worker that runs, and the broker's end of its link."""
 
@@ -73,14 +92,28 @@ class Card:
         self.ends: dict[LeaseKey, Any] = {}
         self._news = asyncio.Event()
         self.at = 100.0  # of the readings' clock
-        info = pool_pb2.CardInfo(card_id="card", device="cpu", most_together=together)
+        model = pool_pb2.Model(
+            name="dream",
+            sha256=DREAM,
+            family="sd15",
+            default_width=64,
+            default_height=64,
+            default_steps=20,
+            default_guidance_scale=7.0,
+            multiple_of=8,
+            min_size=64,
+            max_size=1024,
+        )
+        info = pool_pb2.CardInfo(
+            card_id="card", device="cpu", most_together=together, models=[model]
+        )
         self._cards = [info]
         hello = pb.Hello(protocol=1, agent_id="agent", agent_version="1", cards=self._cards)
         self._agent, self._broker = AgentLink(timers, hello, now), BrokerLink(timers, now)
         self._agent.opened(now)
         self._broker.opened(now)
         local: Any = SimpleNamespace(
-            model=pool_pb2.Model(name="dream", sha256=DREAM, family="sd15"),
+            model=model,
             path="/models/dream",
             files=(),
         )
@@ -163,16 +196,19 @@ class Card:
         """The prompts of each batch that reached an engine."""
         return [prompts for _, prompts in fake_engine.calls(self.folder)]
 
-    def read(self, **machine: Any) -> None:
-        """A second passes on a PC that its owner has left, but for what is said of it."""
+    def read(self, *, lost: str = "", **machine: Any) -> None:
+        """A second passes on a PC that its owner has left, but for what is said of it. `lost`: the
+        driver's word for why the card does not answer."""
         self.at += 1.0
         seen = {"full_screen": "", "idle_seconds": 3600.0} | machine
+        card = CardReadings("cpu", self.at, present=not lost, problem=lost)
         moment = MachineReadings(self.at, 1.8e9 + self.at, **seen)
-        self.owner.deliver(Readings(moment, (CardReadings("cpu", self.at),)))
+        self.owner.deliver(Readings(moment, (card,)))
 
     def _say_changes(self) -> None:
         self.owner.again()
-        app._say_changes(self._agent, self._cards, {"card": self.worker}, [])
+        offered = list(self.worker._models.values())
+        app._say_changes(self._agent, self._cards, {"card": self.worker}, offered)
         self._flush()
 
     @property

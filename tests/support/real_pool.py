@@ -36,10 +36,13 @@ LONG = {"steps": 150, "width": 128, "height": 128}
 class Process:
     """One of our programs, supervised through its standard input, with its log in a file."""
 
-    def __init__(self, module: str, arguments: list[str], log: Path, **environment: str) -> None:
+    def __init__(
+        self, program: Sequence[str], arguments: list[str], log: Path, **environment: str
+    ) -> None:
+        """`program` is what Python runs: "-m" and a module, or a script and its own arguments."""
         self.log = log
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module, "--json", "--supervised", *arguments],
+            [sys.executable, *program, "--json", "--supervised", *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log.open("ab"),
@@ -126,7 +129,9 @@ class Pool:
         if self.database_url:
             home += ["--database-url", self.database_url]
         log = self.folder / "broker.log"
-        self.broker = Process("foxden_broker", [*home, *ports, *arguments], log, **environment)
+        self.broker = Process(
+            ["-m", "foxden_broker"], [*home, *ports, *arguments], log, **environment
+        )
         self._everything.append(self.broker)
         ready = self.broker.ready()
         self.url, self.http, self.token = ready["url"], ready["http"], ready["token"]
@@ -143,17 +148,22 @@ class Pool:
         wait: bool = True,
         joined: bool = False,
         arguments: Sequence[str] = (),
+        device: str = "cpu",
+        engine: Path | None = None,
         **environment: str,
     ) -> Process:
         """`joined`: it serves the pools that its home has joined, and this broker only if one is
-        given."""
+        given; `engine`: a program in the place of the agent's own (engine_of_a_card.py)."""
         arguments = ["--home", str(self.folder / name), *arguments]
         if broker or not joined:
             arguments += ["--broker", broker or self.url]
-        arguments += ["--device", "cpu", "--name", name]
+        arguments += ["--device", device, "--name", name]
         log = self.folder / f"{name}.log"
         environment = {"FOXDEN_TOKEN": self.agent_token, **environment}
-        agent = Process("foxden_agent", arguments, log, **environment)
+        program = ["-m", "foxden_agent"]
+        if engine is not None:
+            program = [str(Path(__file__).with_name("agent_with_engine.py")), str(engine)]
+        agent = Process(program, arguments, log, **environment)
         self.agents[name] = agent
         self._everything.append(agent)
         if wait:

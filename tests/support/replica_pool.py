@@ -34,7 +34,7 @@ class SharedPool(Pool):
         arguments += ["--database-url", self.cluster.url()]
         arguments += ["--blobs", str(self.folder / "blobs")]
         log = self.folder / f"{name}.log"
-        replica = Process("foxden_broker", arguments, log, **environment)
+        replica = Process(["-m", "foxden_broker"], arguments, log, **environment)
         self._everything.append(replica)
         self.replicas[name] = replica
         ready = replica.ready()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import asyncio
 
 import pytest
 from page_calls import calls_of
 from real_pool import Pool, Process, wait_until
 
+from foxden_agent import joining
 from foxden_agent.page.call import NoPage
 
 pytestmark = pytest.mark.system
@@ -15,7 +16,7 @@ pytestmark = pytest.mark.system
 
 def start(pool: Pool) -> Process:
     words = ["--home", str(pool.folder / "pc"), "--device", "cpu", "--page-port", "0"]
-    agent = Process("foxden_agent", words, pool.folder / "pc.log")
+    agent = Process(["-m", "foxden_agent"], words, pool.folder / "pc.log")
     pool.agents["pc"] = agent
     pool._everything.append(agent)
     return agent
@@ -24,14 +25,14 @@ def start(pool: Pool) -> Process:
 def test_broker_that_wants_it_no_more_x_back_to_the_first_run_with_the_reason(pool: Pool) -> None:
     pool.start_broker()
     folder = pool.folder / "pc" / "agent"
-    folder.mkdir(parents=True)
-    kept = {"broker": pool.url, "token": pool.token}  # of another scope than an agent's
-    (folder / "membership.json").write_text(json.dumps(kept))
+    link = pool.client().create_join_link().text
+    joined = asyncio.run(joining.join(folder, link))
+    pool.client().revoke_agent(joined.pool.agent_id)
     agent = start(pool)
     calls = calls_of(pool.folder / "pc")
     wait_until(lambda: calls.status()["phase"] == "first_run", 60, "it does not begin anew")
     (join, *_) = calls.status()["first_run"]
-    assert "scope agent" in join["problem"]
+    assert "shut out" in join["problem"]
     assert join["state"] == "ready"
     agent.assert_runs()
     assert agent.stop() == 0
@@ -40,10 +41,13 @@ def test_broker_that_wants_it_no_more_x_back_to_the_first_run_with_the_reason(po
 def test_broker_away_at_the_first_run_x_a_sentence_and_the_same_link_again(pool: Pool) -> None:
     agent = start(pool)
     calls = calls_of(pool.folder / "pc")
-    link = "foxden://127.0.0.1:1?http=1#fxd_token"
+    pool.start_broker()
+    link = pool.client().create_join_link().text
+    assert pool.broker is not None
+    pool.broker.kill()
     (join, *_) = calls.do("first-run/look", link=link)["first_run"]
     assert join["state"] == "failed"
-    assert "cannot be reached" in join["problem"]
+    assert "does not answer" in join["problem"]
     (join, *_) = calls.do("first-run/look", link="http://x")["first_run"]
     assert "foxden://" in join["problem"]
     agent.kill()
@@ -51,4 +55,4 @@ def test_broker_away_at_the_first_run_x_a_sentence_and_the_same_link_again(pool:
         calls.status()
     start(pool)
     wait_until(lambda: calls_of(pool.folder / "pc").status()["phase"] == "first_run")
-    assert "fxd_token" not in (pool.folder / "pc.log").read_text()
+    assert link.rpartition("/")[2] not in (pool.folder / "pc.log").read_text()

@@ -31,7 +31,10 @@ from foxden_agent.placement.facts import (
 from foxden_agent.placement.precision import efficient_attention
 
 CONTEXT = 300 * MIB  # what CUDA and its libraries take beside torch's own memory (100 to 300 MiB)
-PROCESS = 640 * MIB  # a process that has imported torch and diffusers, in RAM; measured
+# An engine without a model, in RAM. Measured: 450 MiB resident once torch 2.13 (CPU build) and
+# diffusers are imported, 503 MiB after its first picture of the demo model (x86-64 Linux, 2 cores).
+# The rest is a guess at what the CUDA build takes beyond that; no card was at hand to measure it.
+PROCESS = 640 * MIB
 TILE = 512  # pixels, either side; engine/placing.py decodes in tiles of this
 
 _LATENT = 8 * 8

@@ -153,7 +153,7 @@ class Placer:
         news = self._measurements.note(
             self.card_id, sha256, model, self.card, placement, work, peak, too_much=too_much
         )
-        if news and self._file is not None:
+        if (news or self._measurements.unwritten) and self._file is not None:
             self._measurements.write(self._file)
         return news
 

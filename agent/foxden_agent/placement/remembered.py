@@ -63,6 +63,7 @@ class Measurements:
             if not (measured.too_much and measured.day < day - _OOM_DAYS):
                 self._known[key] = measured
         self._views: dict[tuple[str, str], Remembered] = {}
+        self.unwritten = False  # the last `write` failed: worth another one
 
     def of(self, card_id: str, model_sha256: str) -> Remembered:
         where = (card_id, model_sha256)
@@ -131,9 +132,17 @@ class Measurements:
             beside.write_text(json.dumps({"version": _VERSION, "rows": rows}), encoding="utf-8")
             os.replace(beside, file)
         except OSError as error:
-            log.warning("what batches took could not be written to %s: %s", file, error)
+            if not self.unwritten:  # a full disk may stay full for a thousand batches
+                log.warning(
+                    "what batches took cannot be written to %s (%s) and is remembered until the "
+                    "agent ends: see that its disk has space",
+                    *(file, error.strerror or error),
+                )
+            self.unwritten = True
             with contextlib.suppress(OSError):
                 beside.unlink(missing_ok=True)
+        else:
+            self.unwritten = False
 
 
 def _parsed(content: Any) -> Iterable[tuple[_Key, _Measured]]:

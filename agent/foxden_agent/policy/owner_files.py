@@ -170,10 +170,17 @@ def write_wish(folder: Path, wish: Wish | None) -> None:
 def begin_run(folder: Path, make: Callable[[], str] = lambda: secrets.token_hex(8)) -> str:
     """Note that a run of the agent begins, and return its id: it ends every "until restart".
 
-    To be called once, when the agent holds its folder's lock. Raises OSError.
+    To be called once, when the agent holds its folder's lock. A full disk keeps no agent from
+    running: the file then names the run before, and a pause until the restart cannot be asked for.
     """
     run = make()
-    write_private(folder / RUN, json.dumps({"run": run}) + "\n")
+    try:
+        write_private(folder / RUN, json.dumps({"run": run}) + "\n")
+    except OSError as error:
+        log.warning(
+            "%s cannot be written (%s): see that its disk has space",
+            *(folder / RUN, error.strerror or error),
+        )
     return run
 
 

@@ -63,7 +63,10 @@ def _flag(bad: bool | None) -> Level:
 
 
 def _gone(m: Moment) -> Sight:
-    return Sight(_flag(not m.seen.card.present), hold=_BACK_FOR)
+    card = m.seen.card
+    if card.present:
+        return Sight(Level.GOOD, hold=_BACK_FOR)
+    return Sight(Level.BAD, hold=_BACK_FOR, facts=(("problem", card.problem),))
 
 
 def _engine(m: Moment) -> Sight:

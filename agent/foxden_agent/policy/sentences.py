@@ -23,6 +23,7 @@ class Text:
 
     lasting: str
     ending: str = ""  # empty: the same as `lasting`
+    whole: str = ""  # where the share of the time is all of it; empty: the same as `lasting`
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,8 @@ class Catalogue:
 _EN = Catalogue(
     texts={
         Code.CARD_GONE: Text(
-            "broken: the card or its driver does not answer, goes on by itself when it does",
+            "broken: the card or its driver does not answer, goes on by itself when it does. "
+            "{problem}",
             "broken: the card answers again, goes on in {left}",
         ),
         Code.ENGINE_BROKEN: Text("broken: {problem}"),
@@ -97,6 +99,7 @@ _EN = Catalogue(
         Code.WARM: Text(
             "warm: {temperature}, works {share} of the time",
             "warm: {temperature}, at full speed in {left}",
+            whole="warm: {temperature}, works all the time still",
         ),
     },
     seconds="{} s",
@@ -113,9 +116,13 @@ def sentence(reason: Reason, language: str = "en") -> str:
     catalogue = CATALOGUES.get(language, _EN)
     facts = dict(reason.facts)
     text = catalogue.texts[reason.code]
-    form = text.ending if "left" in facts and text.ending else text.lasting
+    form = text.lasting
+    if "left" in facts and text.ending:
+        form = text.ending
+    elif facts.get("share") == 1.0 and text.whole:
+        form = text.whole
     said = form.format_map({name: _shown(name, fact, catalogue) for name, fact in facts.items()})
-    return said[:CHARACTERS]
+    return said.strip().removesuffix(".")[:CHARACTERS]
 
 
 def sentences(decision: Decision, language: str = "en") -> list[str]:

@@ -84,7 +84,9 @@ def _list(one: Callable[[Any], Any], most: int, of: str) -> Key:
 
 _NAMES = _list(_name, _MOST_NAMES, f"names of programs of 1 to {_NAME_CHARACTERS} characters")
 _WINDOWS = _list(
-    lambda value: Window.parse(_text(value)), _MOST_WINDOWS, 'texts like "mon-fri 18:00-23:30"'
+    lambda value: Window.parse(_text(value)),
+    _MOST_WINDOWS,
+    'texts like "mon-fri 18:00-23:30" or "22:00-08:00"',
 )
 _BUDGET = Key(lambda value: Budget.parse(_text(value)), 'a text like "80%" (5 to 100) or "6 GB"')
 _SHARE = _number(0, 1)

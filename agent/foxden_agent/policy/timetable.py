@@ -12,7 +12,7 @@ MORNING = 6  # o'clock; where "until tomorrow" ends
 _MORNING_AWAY = 2 * 3600.0  # seconds; nearer than this, the morning after is meant
 _MOST_AHEAD = 3600.0  # seconds; a machine that moves to another time zone is noticed by then
 _DAY = 24 * 60  # minutes
-_FORM = re.compile(r"([a-z, -]+?) +(\d{1,2}):(\d\d) *- *(\d{1,2}):(\d\d)")
+_FORM = re.compile(r"(?:([a-z, -]+?) +)?(\d{1,2}):(\d\d) *- *(\d{1,2}):(\d\d)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,8 @@ class Window:
 
     @classmethod
     def parse(cls, text: str) -> Window:
-        """Read "mon-fri 18:00-23:30", "sat,sun 22:00-02:00" or "daily 00:00-24:00".
+        """Read "mon-fri 18:00-23:30", "sat,sun 22:00-02:00", "daily 00:00-24:00", or hours alone:
+        "22:00-08:00" is daily.
 
         Raises ValueError.
         """
@@ -35,7 +36,7 @@ class Window:
         begin, end = (int(found[i]) * 60 + int(found[i + 1]) for i in (2, 4))
         if max(int(found[3]), int(found[5])) > 59 or begin >= _DAY or end > _DAY or begin == end:
             raise ValueError(text)
-        return cls(_days(found[1]), begin, end if end > begin else end + _DAY)
+        return cls(_days(found[1] or "daily"), begin, end if end > begin else end + _DAY)
 
     def __str__(self) -> str:
         days = "daily" if len(self.days) == 7 else ",".join(DAYS[day] for day in sorted(self.days))

@@ -17,6 +17,7 @@ OUTDATED = frozenset({_DRIVER_NOT_LOADED, _LIB_RM_VERSION_MISMATCH, _FUNCTION_NO
 
 LOOKS_AGAIN = "Foxden looks again by itself."
 _PROBLEMS = {
+    _UNINITIALIZED: "The NVIDIA driver was restarted, or is gone: restart the PC if this stays.",
     _LIBRARY_NOT_FOUND: "The NVIDIA driver was not found: install or repair it.",
     _DRIVER_NOT_LOADED: "The NVIDIA driver is not loaded, as while it is updated or restarted: "
     "restart the PC if this stays.",

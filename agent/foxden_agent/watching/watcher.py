@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
+from foxden_agent import clock
 from foxden_agent.readings import CardReadings, MachineReadings, Readings
 from foxden_agent.watching.reader import Reader
 
@@ -69,7 +70,7 @@ class Watcher:
         settings: WatchSettings | None = None,
         *,
         order: Sequence[str] = (),
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = clock.now,
         wall: Callable[[], float] = time.time,
     ) -> None:
         """`order`: of the devices in what is delivered; empty: as the sources have them."""

@@ -17,6 +17,8 @@ from contextvars import ContextVar, copy_context
 from typing import Any
 from unittest import mock
 
+from foxden_agent import clock
+
 EPOCH = 1_800_000_000.0  # the wall clock at the start, Unix seconds
 _MOST_WITHOUT_TIME = 200_000  # rounds of the loop at one moment: something spins
 
@@ -135,6 +137,7 @@ def seeded(seed: int, loop: VirtualLoop, wall: Wall) -> Iterator[None]:
     random.seed(f"module {seed}")
     with (
         mock.patch.object(time, "monotonic", loop.time),
+        mock.patch.object(clock, "now", loop.time),
         mock.patch.object(time, "time", wall.time),
         mock.patch.object(random, "Random", Seeded),
         mock.patch.object(random, "_urandom", source.randbytes),

@@ -5,32 +5,24 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 
 import fake_engine
 import psutil
 import pytest
 import pytest_asyncio
-from one_card import TIMERS, Card, kinds, path_of, request
+from one_card import QUICK, Card, at_work, kinds, path_of, request
 
 from foxden_proto.link import LeaseKey
 from foxden_proto.v1 import link_pb2 as pb
 
-# The last words have 0.8 s, and running images are stored every 0.3 s.
-QUICK = replace(TIMERS, release=1.0, checkpoint=0.3)
 GAME = ["gaming: witcher3.exe"]
 
 
 @pytest_asyncio.fixture
 async def card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Card]:
-    monkeypatch.setattr("sys.executable", str(fake_engine.install(tmp_path)))
-    made = Card(tmp_path, 1, QUICK)
-    running = asyncio.create_task(made.worker.run())
-    yield made
-    assert not running.done(), running.exception()
-    running.cancel()
-    await asyncio.wait([running])
+    async with at_work(tmp_path, monkeypatch, timers=QUICK) as made:
+        yield made
 
 
 def engine_of(card: Card) -> psutil.Process:
@@ -57,9 +49,12 @@ async def test_running_image_x_stored_every_few_seconds_and_told(card: Card) -> 
 
 async def test_batch_x_its_images_are_stored_at_the_same_steps(card: Card) -> None:
     keys = card.give("slow", "slow", "slow")
-    await card.until(lambda: len(card.said("checkpoint")) >= 6)
-    steps = [[s.checkpoint.step for s in card.said("checkpoint") if s.lease.index == n][:2]
-             for n in range(3)]  # fmt: skip
+
+    def stored(index: int) -> list[int]:
+        return [s.checkpoint.step for s in card.said("checkpoint") if s.lease.index == index]
+
+    await card.until(lambda: all(len(stored(index)) >= 2 for index in range(3)))
+    steps = [stored(index)[:2] for index in range(3)]
     assert steps[0] == steps[1] == steps[2]
     for key in keys:
         card.worker.stop(key)

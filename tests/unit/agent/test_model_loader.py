@@ -171,6 +171,7 @@ async def test_idle_x_engine_ends_and_the_next_work_starts_another(
         await asyncio.wait_for(first.exited, 10)
         assert not card.running
         assert not card.models.cache.in_vram
+        busy[0] = True  # as its worker is, before it asks for an engine
         second = await card.ready()
         assert second.pid != first.pid
         await card.models.ready(second, model(A))

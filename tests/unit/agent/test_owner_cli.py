@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -148,6 +150,19 @@ def test_show_of_a_file_with_a_bad_value_says_which(foxden: Foxden, folder: Path
     data = answered(foxden("policy", "show", "--json"))
     assert data["policy"]["hold"] == 30
     assert data["problems"] == ["hold is -1: give a number from 0 to 3600 (seconds)"]
+
+
+@pytest.mark.parametrize("words", [("pause",), ("resume",), ("policy", "set", "hold", "5")])
+def test_folder_cannot_be_written_x_says_that_nothing_has_changed(
+    foxden: Foxden, folder: Path, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, text: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(owner_files, "write_private", full)
+    code, _, said = foxden(*words)
+    assert code == 1
+    assert "(No space left on device): what it said before still holds" in said
 
 
 def test_show_of_a_broken_file_fails_with_words(foxden: Foxden, folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,26 +10,22 @@ import fake_engine
 import psutil
 import pytest
 import pytest_asyncio
-from one_card import TIMERS, Card, kinds
+from one_card import QUICK, Card, at_work, kinds
 
 from foxden_agent.owner_first import available, told
 from foxden_agent.readings import CardProcess, CardReadings
+from foxden_agent.watching import driver_errors
+from foxden_proto.v1 import link_pb2 as pb
 from foxden_proto.v1 import pool_pb2
 
 GIB = 1024**3
-QUICK = replace(TIMERS, release=1.0, checkpoint=0.3)
 HOLD = 35  # seconds after which what stopped the card is forgotten
 
 
 @pytest_asyncio.fixture
 async def card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Card]:
-    monkeypatch.setattr("sys.executable", str(fake_engine.install(tmp_path)))
-    made = Card(tmp_path, 1, QUICK)
-    running = asyncio.create_task(made.worker.run())
-    yield made
-    assert not running.done(), running.exception()
-    running.cancel()
-    await asyncio.wait([running])
+    async with at_work(tmp_path, monkeypatch, timers=QUICK) as made:
+        yield made
 
 
 async def drawing(card: Card) -> psutil.Process:
@@ -59,6 +54,29 @@ async def test_game_fills_the_screen_x_told_at_once_given_back_and_lent_again_af
     assert "witcher3.exe" in refused.reason
 
     for _ in range(HOLD):
+        card.read()
+    assert card.modes[-1] == pool_pb2.MODE_READY
+    (again,) = card.give("a cat", job="later")
+    assert kinds(await card.ended(again)) == ["TaskFinished"]
+
+
+@pytest.mark.parametrize("code", [driver_errors.GPU_IS_LOST, 9])
+async def test_card_is_lost_while_it_draws_x_given_back_said_and_lent_again_when_it_answers(
+    card: Card, code: int
+) -> None:
+    (key,) = card.give("slow")
+    engine = await drawing(card)
+    problem = driver_errors.sentence(code, "")
+    card.read(lost=problem)
+    (mode,) = card.said("mode_changed")
+    assert mode.mode.mode == pool_pb2.MODE_BROKEN
+    assert problem.removesuffix(".") in mode.mode.reasons[0]
+    (ended,) = await card.ended(key)
+    assert isinstance(ended, pb.TaskReleased)
+    assert ended.checkpoint.step >= 1
+    await card.worker.last_things(5)
+    assert not engine.is_running()
+    for _ in range(6):
         card.read()
     assert card.modes[-1] == pool_pb2.MODE_READY
     (again,) = card.give("a cat", job="later")

@@ -110,6 +110,22 @@ def test_many_models_x_the_file_stays_small(tmp_path: Path) -> None:
     assert not measurements.of("card", f"{0:064}").factors
 
 
+def test_disk_is_full_for_a_while_x_is_said_once_and_written_when_there_is_room(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    measurements, file = Measurements(TODAY), tmp_path / "away" / "placement.json"
+    placement = chosen(measurements)
+    assert note(measurements, placement, 10 * GIB)
+    measurements.write(file)
+    measurements.write(file)
+    assert len(caplog.messages) == 1
+    assert measurements.unwritten
+    file.parent.mkdir()
+    measurements.write(file)
+    assert not measurements.unwritten
+    assert Measurements.read(file, TODAY).of("card", "sdxl").factors
+
+
 def test_folder_that_cannot_be_written_x_costs_the_memory_of_it_alone(tmp_path: Path) -> None:
     measurements = Measurements(TODAY)
     measurements.write(tmp_path / "missing" / "placement.json")

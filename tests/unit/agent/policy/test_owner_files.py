@@ -28,6 +28,17 @@ def test_no_files_x_look_is_the_default(files: OwnerFiles) -> None:
     assert files.look() == OwnersWill()
 
 
+def test_run_cannot_be_noted_x_is_said_and_the_agent_runs(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("where the folder should be")
+    assert owner_files.begin_run(blocked, lambda: "run-2") == "run-2"
+    (said,) = caplog.messages
+    assert str(blocked) in said
+    assert "see that its disk has space" in said
+
+
 def test_policy_is_set_x_next_look_follows(files: OwnerFiles, tmp_path: Path) -> None:
     files.look()
     assert owner_files.set_policy(tmp_path, "hold", 5).hold == 5

@@ -38,6 +38,13 @@ def test_code_has_words_in_this_language_from_the_same_facts_as_in_english(
         (Code.OVER_BUDGET, {"memory": 2**33, "limit": 2**32},
          "paused: the engine holds 8.0 GB of the card's memory and may hold 4.0 GB, "
          "goes on with less"),
+        (Code.WARM, {"temperature": 83.0, "share": 1.0}, "warm: 83 °C, works all the time still"),
+        (Code.WARM, {"temperature": 85.0, "share": 0.55}, "warm: 85 °C, works 55% of the time"),
+        (Code.WARM, {"temperature": 80.0, "share": 1.0, "left": 7.0},
+         "warm: 80 °C, at full speed in 7 s"),
+        (Code.CARD_GONE, {"problem": "The driver has lost the card: restart the PC."},
+         "broken: the card or its driver does not answer, goes on by itself when it does. "
+         "The driver has lost the card: restart the PC"),
         (Code.STARTING, {"delay": 7200.0}, "quiet hours: not before 2 h after the start"),
         (Code.ENGINE_BROKEN, {"problem": "{left} is no field"}, "broken: {left} is no field"),
     ],

@@ -27,6 +27,7 @@ def quiet(windows: list[str], wall: float) -> bool:
         ("Sat, sun 22:00 - 2:00", "sat,sun 22:00-02:00"),
         ("fri-mon 00:00-24:00", "mon,fri,sat,sun 00:00-24:00"),
         ("daily 6:00-7:05", "daily 06:00-07:05"),
+        ("22:00-08:00", "daily 22:00-08:00"),
     ],
 )
 def test_window_is_read_and_shown(text: str, shown: str) -> None:
