@@ -76,6 +76,11 @@ class Links:
         self._routes: dict[LeaseKey, _Route] = {}
         self._arbiters: dict[str, CardArbiter] = {}
 
+    @property
+    def up(self) -> bool:
+        """Whether any broker hears this agent now."""
+        return any(served.link.up for served in self._served)
+
     def hello(self, agent_id: str) -> pb.Hello:
         """What a new link opens with."""
         made = pb.Hello()
