@@ -49,7 +49,7 @@ def test_first_run_x_from_a_link_to_the_picture_and_online(tmp_path: Path, page:
         page.browser.get(calls_of(home).address())
         page.until_seen("#join-link").send_keys(link[:-1] + Keys.ENTER)
         page.find("#step-join button").click()
-        page.until_text("#step-join", "copy it again")
+        page.until_text("#step-join", "copy the whole link")
         page.find("#join-link").clear()
         page.find("#join-link").send_keys(link)
         page.find("#step-join button").click()

@@ -8,9 +8,6 @@ import re
 import time
 from collections.abc import Container
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
 from foxden_broker.joining import links
 from foxden_broker.joining.tries import Tries
 from foxden_broker.store.base import Agent, JoinLink, Store
@@ -133,6 +130,10 @@ class Enrolment:
 
 def verifies(public_key: bytes, signature: bytes, statement: bytes) -> bool:
     """Whether the holder of this key signed the statement."""
+    # A tenth of the memory of a broker whose agents all have tokens.
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
     try:
         Ed25519PublicKey.from_public_bytes(public_key).verify(signature, statement)
     except (InvalidSignature, ValueError):

@@ -76,7 +76,9 @@ class SimulatedEngine:
         machine.engines[device] = self
 
     @classmethod
-    async def start(cls, device: str, *, timers: Any, low_priority: bool) -> SimulatedEngine:
+    async def start(
+        cls, device: str, *, timers: Any, low_priority: bool, python: object = None
+    ) -> SimulatedEngine:
         process = CURRENT.get()
         assert process is not None
         await asyncio.sleep(process.machine.draw.uniform(0.5, 3))

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from foxden_agent import owners_side
 from foxden_agent.owners_side import OwnersSide, beside_the_agent, first_run
 from foxden_agent.page.call import PageCalls
 from foxden_proto.timers import Timers
@@ -71,13 +70,3 @@ async def test_first_run_x_ends_when_the_owner_quits(tmp_path: Path) -> None:
         assert shown.phase == "first_run"
         await asyncio.to_thread(PageCalls(shown.folder).do, "quit")
         assert await asyncio.wait_for(waiting, 10) is None
-
-
-async def test_joined_before_x_is_remembered_privately(tmp_path: Path) -> None:
-    joins, _ = owners_side.plugs(tmp_path)
-    assert joins.membership() is None
-    (tmp_path / "membership.json").write_text('{"broker": "foxden://h:1", "token": "fxd_x"}')
-    membership = joins.membership()
-    assert membership is not None
-    assert membership.broker.host == "h"
-    assert "fxd_x" not in repr(membership)

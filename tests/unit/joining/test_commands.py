@@ -190,11 +190,11 @@ async def test_leaving_without_a_broker_says_what_is_left_to_do(foxden: Run, den
     assert "foxden agents revoke" in text
 
 
-async def test_agent_without_a_pool_says_how_to_join_one(
+async def test_agent_without_pool_and_page_says_how_to_join_one(
     foxden: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("foxden_proto.logs.set_up", lambda *_, **__: None)  # it is the tests' own
-    code, text = await foxden("agent", as_json=False)
+    code, text = await foxden("agent", "--no-page", as_json=False)
     assert code == 1
     assert "foxden join LINK" in text
 

@@ -703,8 +703,12 @@ def in_state(wire: Wire, state: str) -> None:
 
 
 def test_frames_listed_here_are_all_there_are() -> None:
-    assert set(AGENT_FRAMES) == {field.name for field in pb.AgentFrame.DESCRIPTOR.fields}
-    assert set(BROKER_FRAMES) == {field.name for field in pb.BrokerFrame.DESCRIPTOR.fields}
+    # How an agent proves itself, before the link begins: test_link_proof.py.
+    agents_proof, brokers_proof = {"proof"}, {"challenge", "pending", "admitted"}
+    agents = {field.name for field in pb.AgentFrame.DESCRIPTOR.fields}
+    brokers = {field.name for field in pb.BrokerFrame.DESCRIPTOR.fields}
+    assert set(AGENT_FRAMES) | agents_proof == agents
+    assert set(BROKER_FRAMES) | brokers_proof == brokers
 
 
 @pytest.mark.parametrize("name", AGENT_FRAMES)
