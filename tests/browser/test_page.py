@@ -158,7 +158,7 @@ def test_keyboard_alone_x_through_all_pages_and_a_pause(
     press(page, Keys.ARROW_LEFT)
     page.until_text(".readout", "°C")
     page.browser.find_element("css selector", "nav a[href='#log']").send_keys(Keys.ENTER)
-    page.until_text("#lines", "online as session")
+    page.until_text("#lines", "as session")
     page.browser.find_element("css selector", "nav a").send_keys(Keys.ENTER)
     page.until_seen("#do-hour")
     press(page, Keys.TAB)

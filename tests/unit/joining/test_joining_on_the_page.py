@@ -36,6 +36,6 @@ async def test_link_that_is_of_no_use_x_a_sentence_for_the_owner(den: Den, tmp_p
         await joins.look(link[:-1])
     await den.stop()
     for asked in (joins.look(link), joins.join(link, "")):
-        with pytest.raises(CannotJoin, match="does not answer"):
+        with pytest.raises(CannotJoin, match="Nothing is used up"):
             await asked
     assert joins.membership() is None
