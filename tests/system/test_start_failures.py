@@ -80,7 +80,7 @@ def test_home_that_cannot_be_written(tmp_path: Path, program: str):
     [
         (["--broker", "http://x", "--token", "t"], "foxden://"),
         (["--broker", "foxden://127.0.0.1:1"], "FOXDEN_TOKEN"),
-        (["--no-page"], "joined nothing"),
+        (["--no-page"], "nobody to serve"),
         (["--broker", "foxden://h?pin=12", "--token", "t"], "pin"),
     ],
 )

@@ -171,7 +171,7 @@ async def test_script_that_may_not_ask_has_to_agree_itself(foxden: Run, den: Den
 
 async def test_each_refusal_has_its_exit_code(foxden: Run, den: Den) -> None:
     link = await den.link()
-    assert (await foxden("join", link[:-1] + "1", "--yes"))[0] == 2
+    assert (await foxden("join", link[:-1], "--yes"))[0] == 2
     await den.machine().join(link)
     code, told = await foxden("join", link, "--yes")
     assert (code, told["error"]["type"]) == (4, "LinkRefused")
