@@ -102,7 +102,7 @@ def test_task_x_its_steps_are_shown_and_its_prompt_nowhere(
     page.until_text("#cards", "Ready")
     before = calls.status()["today"]
     secret = "a purple elephant"
-    job = evening.client().submit(secret, steps=25, width=128, height=128, seed=1)
+    job = evening.client().submit(secret, steps=100, width=128, height=128, seed=1)
     page.until_text("#cards", "step ")
     told = json.dumps([calls.status(), calls._call("GET", "/api/log")])
     assert "foxden-demo" in told
