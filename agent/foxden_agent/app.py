@@ -253,7 +253,7 @@ async def _pools(
     online: asyncio.Event,
 ) -> None:
     """Serve the joined pools, now and later."""
-    alone = settings.broker is None and not settings.without_pools
+    alone = settings.broker is None
 
     def first() -> None:
         if settings.broker is None:  # ready is who has its own broker when that says so

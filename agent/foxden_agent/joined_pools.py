@@ -61,7 +61,7 @@ class JoinedPools:
         self._keystore = keystore or KeyStore(folder)
         self._serving: dict[str, tuple[Pool, asyncio.Task[None]]] = {}  # by key_id
         self._states: dict[str, tuple[str, str]] = {}
-        self._refused: LinkRefused | None = None
+        self._refused: dict[str, LinkRefused] = {}  # by key_id
 
     async def run(self) -> None:
         """Serve whatever there is, until cancelled. Raises IdentityChanged, and LinkRefused where
@@ -77,8 +77,8 @@ class JoinedPools:
                     if task.done():
                         task.result()  # what is unforeseen ends the program
                 wanted = any(not task.done() for _, task in self._serving.values())
-                if self._refused is not None and self._alone and not wanted:
-                    raise self._refused
+                if self._refused and self._alone and not wanted:
+                    raise next(iter(self._refused.values()))
                 await asyncio.sleep(_LOOK)
         finally:
             await self._stop(list(self._serving))
@@ -109,6 +109,7 @@ class JoinedPools:
         tasks = [self._serving.pop(key_id)[1] for key_id in key_ids]
         for key_id in key_ids:
             self._states.pop(key_id, None)
+            self._refused.pop(key_id, None)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -123,8 +124,10 @@ class JoinedPools:
             try:
                 await self._link(pool, secret)
             except LinkRefused as error:
-                self._refused = error
                 self._say(pool, "refused", str(error))
+                # `foxden leave` tells the broker first: its refusal comes before the entry is gone.
+                await asyncio.sleep(_LOOK)
+                self._refused[pool.key_id] = error
                 return
             except WrongBroker as error:
                 # Maybe a network that looks into everything, and another one tomorrow: nothing
@@ -137,7 +140,7 @@ class JoinedPools:
             try:
                 return await self._keystore.load(pool.key_id, pool.key_in)
             except KeyLost as error:
-                self._refused = LinkRefused(str(error))
+                self._refused[pool.key_id] = LinkRefused(str(error))
                 self._say(pool, "refused", str(error))
                 return None
             except KeyUnavailable as error:
@@ -159,7 +162,9 @@ class JoinedPools:
             if state == "online":
                 self._online()
 
-        served = Served(f"{pool.title} ({pool.account_id})", False, link, sender, changed)
+        # A broker that was set up anew has the old one's account and address.
+        name = f"{pool.title} ({pool.account_id}, key {pool.key_id})"
+        served = Served(name, False, link, sender, changed)
         driver = LinkDriver(
             link,
             pool.address,

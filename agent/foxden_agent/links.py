@@ -125,15 +125,18 @@ class Links:
             case pb.Assignment():
                 self._assigned(served, event)
             case pb.StopTask():
-                self._worker_of(event.lease, lambda worker, key: worker.stop(key))
+                self._worker_of(served, event.lease, lambda worker, key: worker.stop(key))
             case pb.Preempt():
-                self._worker_of(event.lease, lambda worker, key: worker.preempt(key, event.reason))
+                self._worker_of(
+                    *(served, event.lease, lambda worker, key: worker.preempt(key, event.reason))
+                )
             case Dropped() | LeasesExpired():
                 for key in event.leases:
                     self._drop(key)
                 self.tell_standings()
             case pb.Settled():
-                self._forget(LeaseKey.of(event.lease))
+                if self._gave(served, LeaseKey.of(event.lease)) is not None:
+                    self._forget(LeaseKey.of(event.lease))
             case pb.Prefetch():
                 worker = self._workers.get(event.card_id)
                 if worker is not None and not self._closed(served, event.card_id):
@@ -152,6 +155,9 @@ class Links:
         if why := self._closed(served, event.card_id):  # given before the broker heard of it
             served.link.refuse(keys, f"not ready: {why}", not_ready=True)
             return
+        if any(key in self._routes and self._gave(served, key) is None for key in keys):
+            served.link.refuse(keys, "another broker gave an image by this name")
+            return
         for key, task in zip(keys, event.tasks, strict=True):
             self._routes[key] = _Route(served, event.card_id, task.upload_token)
         arbiter = self._arbiters[event.card_id]
@@ -163,9 +169,16 @@ class Links:
                 worker.preempt(key, OWNER_FIRST)
         worker.assign(event)
 
-    def _worker_of(self, lease: pb.Lease, do: Callable[[CardWorker, LeaseKey], None]) -> None:
-        key = LeaseKey.of(lease)
+    def _gave(self, served: Served, key: LeaseKey) -> _Route | None:
+        """The image, if this broker gave it: nobody decides over another's."""
         route = self._routes.get(key)
+        return route if route is not None and route.served is served else None
+
+    def _worker_of(
+        self, served: Served, lease: pb.Lease, do: Callable[[CardWorker, LeaseKey], None]
+    ) -> None:
+        key = LeaseKey.of(lease)
+        route = self._gave(served, key)
         if route is not None:
             do(self._workers[route.card_id], key)
 

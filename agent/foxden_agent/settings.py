@@ -16,7 +16,6 @@ class AgentSettings:
     home: Path  # holds everything it writes, in `agent/`; never a picture or a prompt
     broker: Address | None = None  # the owner's own; None: the joined pools alone
     token: str = field(default="", repr=False)  # of scope agent, for that one
-    without_pools: bool = False  # run on where there is nobody to serve (yet)
     device: str = "auto"  # auto (every CUDA device, else the CPU), cpu, cuda:N
     models: Path | None = None  # the model folder; None: `models/` in the home folder
     name: str = ""  # for people; empty: the machine's name

@@ -52,10 +52,11 @@ class Doorkeeper:
         """An agent that has joined with a key of its own, as the store knows it now."""
         if max(len(account_id), len(agent_id)) > 64 or not (account_id + agent_id).isprintable():
             return None
+        kept, at = self._agents, time.monotonic()
         found = await self._store.agent(account_id, agent_id)
-        if len(self._agents) > 10_000:
-            self._agents.clear()
-        self._agents[account_id, agent_id] = (time.monotonic(), found)
+        if len(kept) > 10_000:
+            kept.clear()
+        kept[account_id, agent_id] = (at, found)  # where all was forgotten meanwhile, to nobody
         return found
 
     async def admit_agent(self, known: Agent) -> Agent:
@@ -81,9 +82,9 @@ class Doorkeeper:
 
     def forget(self) -> None:
         """After a revocation: the next call asks the store again."""
-        self._agents.clear()
+        self._agents = {}  # another one: what is on its way was read before
         self._rows.clear()
-        self._asking.clear()  # what is on its way was read before
+        self._asking.clear()
 
     async def _row(self, account_id: str, token_id: str) -> Token | None:
         key = (account_id, token_id)

@@ -154,11 +154,10 @@ def create(
             return
         await websocket.accept()
 
-        async def still_welcome() -> None:  # with each heartbeat; the first follows the welcome
-            arriving.discard(websocket)
+        async def welcome() -> None:
             await keeper.admit(header, "agent")
 
-        await serve_or_relay(websocket, member.account_id, member.name, "", still_welcome)
+        await serve_or_relay(websocket, member.account_id, member.name, "", welcome)
 
     waiting: dict[tuple[str, str], WebSocket] = {}  # for an administrator's yes, one per agent
 
@@ -196,27 +195,31 @@ def create(
             await dismiss(websocket, str(error) or "no proof came in time")
             return
 
-        async def still_welcome() -> None:
-            arriving.discard(websocket)
+        async def welcome() -> None:
             await keeper.admit_agent(agent)
 
         account_id, agent_id = agent.account_id, agent.agent_id
-        await serve_or_relay(websocket, account_id, agent.name, agent_id, still_welcome)
+        await serve_or_relay(websocket, account_id, agent.name, agent_id, welcome)
 
     async def serve_or_relay(
         websocket: WebSocket,
         account_id: str,
         name: str,
         agent_id: str,
-        still_welcome: Callable[[], Awaitable[None]],
+        welcome: Callable[[], Awaitable[None]],
     ) -> None:
+        async def still_welcome() -> None:  # with each heartbeat; the first follows the welcome
+            arriving.discard(websocket)
+            await welcome()
+
         if replicas is not None:
             # Waiting costs less than a refusal: the agent would come back later and later.
             owner = await replicas.owners.within(account_id, replicas.timers.hello)
             if not owner.mine:
                 await relay(replicas, account_id, name, websocket, still_welcome, agent_id)
                 return
-        await serve_link(accounts[account_id], websocket, still_welcome, agent_id)
+        account = accounts[account_id]
+        await serve_link(account, websocket, still_welcome, agent_id, at_hello=welcome)
 
     app = Starlette(
         routes=[
@@ -279,10 +282,12 @@ async def serve_link(
     websocket: AgentConnection,
     still_welcome: Callable[[], Awaitable[None]],
     agent_id: str = "",
+    at_hello: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
     """Drive one agent's link until its connection ends, or its token does: `still_welcome`, asked
-    with each heartbeat and each finished picture, raises the Problem. `agent_id`: of an agent that
-    has proved its own key, and is nobody else; empty for one with a token."""
+    with each heartbeat and each finished picture, raises the Problem, as does `at_hello`, asked
+    once. `agent_id`: of an agent that has proved its own key, and is nobody else; empty for one
+    with a token."""
     try:
         async with asyncio.timeout(account.timers.hello):
             first = await websocket.receive_bytes()
@@ -307,6 +312,9 @@ async def serve_link(
     patience = account.timers.silent + 2 * account.timers.heartbeat  # the link's own is shorter
     sender = asyncio.create_task(session.send(websocket), name=f"send {hello.agent_id}")
     try:
+        # Who is revoked between proof and hello has no link yet that could be closed.
+        if at_hello is not None:
+            await at_hello()
         data = first
         while session.serves(websocket):
             for event in session.link.receive(data, time.monotonic()):

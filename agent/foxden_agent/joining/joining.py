@@ -129,7 +129,9 @@ async def _enrolled(
                 keep(folder, pool)
                 log.warning("this machine's id is taken in that pool: it has a new one now")
             else:
-                await _undo(folder, pool, store)
+                # Whoever is told to wait may be enrolled by a try whose answer was lost.
+                if refused.why is not Refusal.TOO_MANY_TRIES:
+                    await _undo(folder, pool, store)
                 raise
     await _undo(folder, pool, store)
     raise LinkRefused("The broker takes none of this machine's keys: ask its administrator.")

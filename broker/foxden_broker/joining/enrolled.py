@@ -22,10 +22,13 @@ class EnrolledIds:
         self._asking = asyncio.Lock()
 
     async def has(self, agent_id: str) -> bool:
-        """Whether an agent that is not revoked has this id. Raises StoreError."""
+        """Whether an agent that was let in, and is not revoked, has this id: who waits for a yes
+        takes nobody's place. Raises StoreError."""
         async with self._asking:
             if time.monotonic() - self._asked_at >= _REMEMBER_SECONDS:
                 found = await self._store.agents(self._account_id)
-                self._ids = frozenset(one.agent_id for one in found if not one.revoked_ms)
+                self._ids = frozenset(
+                    one.agent_id for one in found if one.approved_ms and not one.revoked_ms
+                )
                 self._asked_at = time.monotonic()
         return agent_id in self._ids

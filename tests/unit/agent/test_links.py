@@ -247,3 +247,11 @@ def test_wait_for_approval_and_welcome_are_told_to_who_shows_them(desk: Desk) ->
     assert desk.states == [("online", "")]
     desk.links.handle(served, pb.Pending(reason="say yes"))
     assert desk.states[-1] == ("waits", "say yes")
+
+
+def test_broker_that_names_another_ones_image_decides_nothing_over_it(desk: Desk) -> None:
+    one, other = desk.add("one"), desk.add("other")
+    (key,) = desk.give(one)
+    desk.hear(other, stop_task=pb.StopTask(lease=key.message()))
+    desk.settle(other, key)
+    assert key in desk.worker.images

@@ -384,3 +384,31 @@ async def test_enrolment_by_hand_shows_that_the_broker_keeps_no_private_key(den:
     database = (den._folder / "broker" / "broker").rglob("foxden.db*")
     for path in database:
         assert secret not in path.read_bytes()
+
+
+async def test_only_pool_that_is_left_while_its_agent_runs_ends_it_not(
+    den: Den, eventually: Any
+) -> None:
+    pc = den.machine()
+    await pc.join(await den.link())
+    async with pc.serving(alone=True) as running:
+        await online(pc)
+        await joining.leave(pc.folder, keystore=pc.keystore)
+        pc.online.clear()
+        await pc.join(await den.link())
+        await online(pc)
+        assert not running.done()
+
+
+async def test_agent_that_is_revoked_between_its_proof_and_its_hello_is_not_let_in(
+    den: Den,
+) -> None:
+    pool, secret = await joined(den)
+    async with dialled(den, proofs.authorization(pool.account_id, pool.agent_id)) as connection:
+        nonce = (await heard(connection)).challenge.nonce
+        await say(connection, proof=pb.Proof(signature=signed(secret, nonce, pool)))
+        await heard(connection)
+        await den.admin().revoke_agent(pool.agent_id)
+        hello = pb.Hello(protocol=limits.LINK_PROTOCOL, agent_id=pool.agent_id)
+        await say(connection, hello=hello)
+        assert "shut out" in (await heard(connection)).rejected.reason
