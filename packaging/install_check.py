@@ -246,16 +246,12 @@ def per_user(clean: Clean, archive: Path, server: Path, new: str, stack: ExitSta
 def join_and_start(
     clean: Clean, program: str, broker: dict[str, str], url: str
 ) -> subprocess.Popen[bytes]:
-    """Start the service as autostart would. Where `foxden join LINK` is there, it goes here."""
-    from foxden import Client
-
-    with Client(broker["url"], broker["token"]) as client:
-        secret = client.create_token(USER, ["agent"]).secret
-    words = clean.words(
-        *(program, "service", "--", "--broker", broker["url"], "--device", "cpu"),
-        FOXDEN_TOKEN=secret,
-        FOXDEN_UPDATE_URL=url,
-    )
+    """Join by a link, and start the service as autostart would."""
+    words = [sys.executable, "-m", "foxden", "join-link", "--json"]
+    words += ["--broker", broker["url"], "--token", broker["token"]]
+    made = subprocess.run(words, capture_output=True, check=True)
+    clean.as_user(program, "join", json.loads(made.stdout)["text"], "--yes")
+    words = clean.words(program, "service", "--", "--device", "cpu", FOXDEN_UPDATE_URL=url)
     return subprocess.Popen(words, stdin=subprocess.DEVNULL, start_new_session=True)
 
 

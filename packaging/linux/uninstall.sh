@@ -48,10 +48,7 @@ for pid in $(running); do kill -9 "$pid" 2>/dev/null || true; done
 if [ $purge = yes ] && [ -x "$foxden" ]; then
     # Leaves the pools (their brokers hear of it) and takes the keys out of the keyring. Without a
     # network the broker is not told; the keys go all the same.
-    pools=0
-    while [ $pools -lt 20 ] && "$foxden" leave --home "$home" >/dev/null 2>&1; do
-        pools=$((pools + 1))
-    done
+    "$foxden" leave --all --home "$home" >/dev/null 2>&1 || true
 fi
 rm -rf "$program"
 if [ $purge = yes ]; then

@@ -174,7 +174,7 @@ Section "Uninstall"
     ${EndIf}
     ${If} $2 == "yes"
         ; The broker hears of it, and the key leaves the keyring; without a network the key goes all the same.
-        nsExec::Exec /TIMEOUT=60000 '"$INSTDIR\current\foxden.exe" leave'
+        nsExec::Exec /TIMEOUT=60000 '"$INSTDIR\current\foxden.exe" leave --all'
         Pop $0
         RMDir /r "$LOCALAPPDATA\Foxden"
     ${EndIf}

@@ -167,7 +167,8 @@ _CAUSES: tuple[tuple[str, str, str], ...] = (
         "with its certificates, or install its certificate in the system.",
     ),
     (
-        r"407|[Pp]roxy [Aa]uthentication|unsuccessful tunnel|tunnel error|proxy",
+        r"\b407 Proxy|[Pp]roxy [Aa]uthentication|unsuccessful tunnel|tunnel error"
+        r"|proxy (error|connect|server)",
         "The proxy did not let the download through.",
         "Set HTTPS_PROXY to http://name:password@proxy:port, as your network wants it.",
     ),

@@ -2,7 +2,7 @@
 
     terms = await look(link)                 # the broker is checked first; uses up nothing
     joined = await join(folder, link)        # makes a key, enrols it; again: the same agent
-    left = await leave(folder, pool)         # tells the broker, deletes key and entry
+    left = await leave(folder, pool)         # tells the broker, deletes key and entry; or leave_all
     for one in pools(folder): ...
 
 `folder` is the agent's folder (AgentSettings.folder). A running agent notices within a second.
@@ -19,7 +19,7 @@ from foxden_agent.joining.errors import (
     NoSuchPool,
     WrongBroker,
 )
-from foxden_agent.joining.joining import Joined, Left, join, known, leave, look
+from foxden_agent.joining.joining import Joined, Left, join, known, leave, leave_all, look
 from foxden_agent.joining.keystore import Kept, KeyStore
 from foxden_agent.joining.pools import Pool, pools
 from foxden_agent.joining.terms import MAY, NEVER, Terms
@@ -44,6 +44,7 @@ __all__ = [
     "join",
     "known",
     "leave",
+    "leave_all",
     "look",
     "pools",
 ]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from foxden_proto.home import home
 
 if TYPE_CHECKING:
-    from foxden_agent.joining import JoinError, Terms
+    from foxden_agent.joining import JoinError, Left, Terms
 
 # Exit codes, as `foxden` has them.
 _DONE, _FAILED, _WRONG_CALL, _UNREACHABLE, _REFUSED, _INTERRUPTED = 0, 1, 2, 3, 4, 130
@@ -41,6 +41,8 @@ class LeaveCommand:
     def configure(self, parser: argparse.ArgumentParser) -> None:
         text = "which one, if there are several: its account, name or broker"
         parser.add_argument("pool", nargs="?", default="", help=text)
+        text = "all of them; none is no error (what the uninstallers call)"
+        parser.add_argument("--all", action="store_true", help=text)
 
     def run(self, args: argparse.Namespace) -> int:
         return _guarded(args, lambda: _leave(args))
@@ -120,15 +122,40 @@ def _terms(terms: Terms, machine: str, cards: list[str]) -> str:
 def _leave(args: argparse.Namespace) -> int:
     from foxden_agent import joining
 
+    if args.all:
+        return _leave_all(args)
     left = asyncio.run(joining.leave(_folder(args), args.pool))
     if args.json:
-        told = {"pool": asdict(left.pool), "broker_told": left.broker_told}
-        print(json.dumps(told | {"problems": left.problems}), flush=True)
+        print(json.dumps(_left_json(left)), flush=True)
     else:
-        print(f"This machine has left {left.pool.title}.")
-        for problem in left.problems:
-            print(problem, file=sys.stderr)
+        _print_left(left)
     return _DONE
+
+
+def _leave_all(args: argparse.Namespace) -> int:
+    from foxden_agent import joining
+
+    if args.pool:
+        text = f"Either --all or {args.pool}: say which is meant."
+        return _report(args, "WrongCall", text, _WRONG_CALL)
+    every = asyncio.run(joining.leave_all(_folder(args)))
+    if args.json:
+        print(json.dumps({"left": [_left_json(left) for left in every]}), flush=True)
+    else:
+        for left in every:
+            _print_left(left)
+    return _DONE
+
+
+def _left_json(left: Left) -> dict[str, Any]:
+    told = {"pool": asdict(left.pool), "broker_told": left.broker_told}
+    return told | {"problems": left.problems}
+
+
+def _print_left(left: Left) -> None:
+    print(f"This machine has left {left.pool.title}.")
+    for problem in left.problems:
+        print(problem, file=sys.stderr)
 
 
 def _cards() -> list[str]:

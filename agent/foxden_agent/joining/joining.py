@@ -6,6 +6,7 @@ the next try finds the same key, and the broker the same agent: no second use of
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import platform
 import secrets
@@ -98,6 +99,7 @@ async def join(
             account_name=answer.account_name,
             url=str(read.address),  # the same broker may be dialled elsewhere by now
             joined_ms=pool.joined_ms or int(time.time() * 1000),
+            name=name or pool.name,
         )
         keep(folder, joined)
     again = before is not None and before.enrolled and before.key_id == pool.key_id
@@ -140,8 +142,17 @@ async def _enrolled(
 async def leave(folder: Path, name: str = "", *, keystore: KeyStore | None = None) -> Left:
     """Leave a pool: named by account or broker, or the only one there is. What is here is deleted
     also where the broker cannot be told. Raises NoSuchPool."""
-    pool = _chosen(folder, name)
+    return await _left(folder, _chosen(folder, name), keystore or KeyStore(folder))
+
+
+async def leave_all(folder: Path, *, keystore: KeyStore | None = None) -> list[Left]:
+    """Leave every pool, and those that it began to join; all at once, since each broker that cannot
+    be reached takes its time."""
     store = keystore or KeyStore(folder)
+    return await asyncio.gather(*(_left(folder, pool, store) for pool in pools(folder)))
+
+
+async def _left(folder: Path, pool: Pool, store: KeyStore) -> Left:
     problems = []
     told = False
     try:

@@ -33,6 +33,7 @@ class Pool:
     key_in: str  # "keyring" or "file"
     key_remark: str  # why it is not in the keyring; empty where it is
     joined_ms: int  # Unix milliseconds; 0: its enrolment was never answered
+    name: str = ""  # what its owner called this machine when it joined; empty: the machine's own
     state: str = ""  # as the running agent saw it last: online, waits, offline, refused
     state_reason: str = ""
 
@@ -114,10 +115,10 @@ def _read(path: Path) -> dict[str, object]:
 
 
 def _pool(entry: object, now: Mapping[str, object]) -> Pool | None:
-    names = {field.name for field in fields(Pool)} - {"state", "state_reason"}
+    names = {field.name for field in fields(Pool)} - {"name", "state", "state_reason"}
     if not isinstance(entry, dict) or not names <= entry.keys():
         return None
-    values = {name: entry[name] for name in names}
+    values = {name: entry[name] for name in names} | {"name": entry.get("name", "")}
     if not isinstance(values["joined_ms"], int) or not all(
         isinstance(value, str) for name, value in values.items() if name != "joined_ms"
     ):

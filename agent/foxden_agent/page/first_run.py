@@ -86,8 +86,12 @@ class FirstRun:
         if not link.strip():  # he thinks again
             step.state = "ready"
             return
+        await self._said(self._look(link[:_LINK_CHARACTERS].strip()))
+
+    async def _look(self, link: str) -> None:
+        step = self._steps["join"]
         try:
-            terms = await self._joins.look(link[:_LINK_CHARACTERS].strip())
+            terms = await self._joins.look(link)
         except CannotJoin as error:
             step.state, step.problem = "failed", str(error)
             return
@@ -234,6 +238,8 @@ class FirstRun:
             return
         step.state = "done"
         self._steps["online"].state = "ready"
+        if self._steps["join"].state == "skipped":
+            self.online()  # it was agreed to when it was joined, by command or installer
 
 
 def _plain(parts: Sequence[Part]) -> list[dict[str, Any]]:

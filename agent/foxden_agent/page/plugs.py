@@ -5,7 +5,6 @@ Both are asked on the event loop and must not block it. Their errors are sentenc
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -91,19 +90,3 @@ class Installs(Protocol):
     async def install(self, tell: Callable[[Progress], None]) -> None:
         """Fetch and install all of it; goes on where it was broken off. Raises CannotInstall."""
         ...
-
-
-class EngineIsHere:
-    """Installs nothing: a checkout, or an installation with pip, has its engine beside it."""
-
-    def ready(self) -> bool:
-        return importlib.util.find_spec("torch") is not None
-
-    async def plan(self) -> tuple[Part, ...]:
-        raise CannotInstall(
-            "This installation cannot fetch its engine by itself: "
-            "run `pip install 'foxden[engine]'`, then go on here."
-        )
-
-    async def install(self, tell: Callable[[Progress], None]) -> None:
-        await self.plan()

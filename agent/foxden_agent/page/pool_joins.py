@@ -44,9 +44,9 @@ class PoolJoins:
                 f"{self._folder} cannot be written ({error.strerror or error}): "
                 "see to its rights and to the disk's space, then join again."
             ) from None
-        return _membership(joined.pool, name)
+        return _membership(joined.pool)
 
 
-def _membership(pool: joining.Pool, name: str = "") -> Membership:
+def _membership(pool: joining.Pool) -> Membership:
     """Without a token: the agent says who it is with the pool's key."""
-    return Membership(pool.address, "", account=pool.title, name=name)
+    return Membership(pool.address, "", account=pool.title, name=pool.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import shutil
 import urllib.error
 import urllib.parse
@@ -41,7 +42,7 @@ def description(url: str) -> bytes:
         with urllib.request.urlopen(check_url(url), timeout=_SECONDS) as answer:  # noqa: S310
             data: bytes = answer.read(LONGEST + 1)
             return data
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise FetchFailed(f"Whether there is an update could not be asked ({error}).") from error
 
 
@@ -80,10 +81,10 @@ def fetch(
                 "and will be tried again."
             )
         part.replace(whole)
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         raise FetchFailed(
-            f"The update could not be downloaded ({error.strerror or error}); it goes on where "
-            "it stopped at the next try."
+            f"The update could not be downloaded ({getattr(error, 'strerror', '') or error}); "
+            "it goes on where it stopped at the next try."
         ) from error
     return whole
 

@@ -135,7 +135,7 @@ def _bytes(text: Any, what: str) -> bytes:
 def _object(data: bytes, what: str) -> dict[str, Any]:
     try:
         told = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):  # of brackets alone, nested
         told = None
     if not isinstance(told, dict):
         raise BadRelease(f"{what[0].upper()}{what[1:]} is damaged: it is no JSON object.")

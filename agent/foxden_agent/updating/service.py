@@ -212,11 +212,11 @@ class Service:
         known = self._versions.known()
         if verdict is Verdict.CONFIRM:
             log.info("Foxden %s is online: it stays", trial.version)
+            self._renew = True  # before the trial is over: see _look_for_updates
             said = f"updated to Foxden {trial.version}"
             self._versions.remember(replace(known, trial=None, ready="", said=said))
             self._versions.prune({trial.version, trial.previous})
             EngineInstaller(self._home).keep_only({trial.version, trial.previous})
-            self._renew = True
             yielding.ask(self._agent_folder, "the service goes on as the new version")
         elif verdict is Verdict.BACK:
             log.warning("Foxden %s does not get online: back to %s", trial.version, trial.previous)
@@ -230,6 +230,8 @@ class Service:
         """The agent is gone: what to start, and when."""
         self._process = None
         if code == yielding.EXIT_CODE:
+            # Asked once more while it ended, the version on trial would end for it.
+            yielding.withdraw(self._agent_folder)
             self._next_start = now
             if not self._renew:
                 self._begin_trial()
@@ -256,7 +258,8 @@ class Service:
         while self._paused(pause):
             pause = every * random.uniform(0.8, 1.2)
             assert self._versions is not None
-            if self._versions.known().trial is not None or not self._ready.empty():
+            busy = self._versions.known().trial is not None or not self._ready.empty()
+            if busy or self._renew:  # this old service would fetch what its agent runs from by now
                 continue
             try:
                 who = identity.agent_id(self._agent_folder)

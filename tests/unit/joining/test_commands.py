@@ -6,6 +6,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from foxden import config
 from foxden.cli import main
 from foxden_agent import joining
 from foxden_agent.joining import keystore
+from foxden_agent.joining.pools import write as write_pools
 from foxden_proto import join_links
 from foxden_proto.address import Address
 
@@ -188,6 +190,26 @@ async def test_leaving_without_a_broker_says_what_is_left_to_do(foxden: Run, den
     assert code == 0
     assert "has left" in text
     assert "foxden agents revoke" in text
+
+
+async def test_leaving_all_x_each_pool_is_left_also_one_whose_broker_is_away(
+    foxden: Run, den: Den, tmp_path: Any
+) -> None:
+    await foxden("join", await den.link(), "--yes")
+    (pool,) = joining.pools(folder := tmp_path / "home" / "agent")
+    away = replace(pool, account_id="club", url="foxden://127.0.0.1:1", key_id="ab")
+    write_pools(folder, [pool, away])
+    assert (await foxden("leave"))[0] == 2, "which of the two?"
+    assert (await foxden("leave", "club", "--all"))[0] == 2
+    code, told = await foxden("leave", "--all")
+    assert code == 0
+    assert {one["pool"]["account_id"]: one["broker_told"] for one in told["left"]} == {
+        pool.account_id: True,
+        "club": False,
+    }
+    assert not (folder / "keys").exists()
+    assert await foxden("leave", "--all") == (0, {"left": []})
+    assert [one.state for one in await den.admin().agents()] == []
 
 
 async def test_agent_without_pool_and_page_says_how_to_join_one(

@@ -26,7 +26,7 @@ async def test_link_x_terms_first_and_then_a_membership_that_is_remembered(
     assert (joined.broker, joined.token, joined.name) == (den.address, "", "Ann's PC")
     again = joins.membership()
     assert again is not None
-    assert again.account == joined.account
+    assert again == joined  # also its name: the next start is called so too
 
 
 async def test_link_that_is_of_no_use_x_a_sentence_for_the_owner(den: Den, tmp_path: Any) -> None:

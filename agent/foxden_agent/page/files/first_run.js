@@ -81,7 +81,7 @@ function progress(bar, step) {
 
 const BODIES = {
   join(step) {
-    if (step.state === "done") return [];
+    if (["done", "skipped"].includes(step.state)) return [];
     if (step.state === "busy") return running(step, t(step.told.terms?.approval ? "join.approval" : "join.busy"));
     const { terms } = step.told;
     const entry = el("input", { id: "join-link", type: "text", autocomplete: "off", spellcheck: "false", oninput: (event) => { link = event.target.value; } });

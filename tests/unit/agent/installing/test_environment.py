@@ -297,6 +297,7 @@ def test_network_that_looks_into_tls_is_named_with_the_way_on(
         ("error: failed to write: No space left on device (os error 28)", "disk is full"),
         ("error: There is not enough space (os error 112)", "disk is full"),
         ("  cause: operation timed out", "cannot be reached"),
+        ("error: /home/ann-407/proxy/x: Connection refused (os error 111)", "cannot be reached"),
         ("error: No interpreter found for Python >=3.11", "No Python 3.11"),
         ("  cause: Permission denied (os error 13)", "could not be written"),
         ("  × No solution found when resolving dependencies:", "no build of a package"),

@@ -188,9 +188,8 @@ async def test_joined_before_x_begins_with_the_hardware_and_goes_online_as_that(
     world = World()
     run = FirstRun(world, world, world.check, world.draw, MEMBER)
     await settled(run)
-    assert list(states(run).values()) == ["skipped", "done", "skipped", "done", "ready"]
+    assert list(states(run).values()) == ["skipped", "done", "skipped", "done", "busy"]
     assert world.asked == []
-    run.online()
     assert run.membership.result() is MEMBER
 
 
@@ -218,6 +217,21 @@ async def test_test_picture_fails_x_says_why_and_online_has_to_wait() -> None:
     run.draw()
     await settled(run)
     assert states(run)["online"] == "ready"
+
+
+async def test_look_that_meets_the_unforeseen_x_a_failed_step_and_another_try() -> None:
+    world = World()
+
+    async def look(link: str) -> Terms:
+        raise KeyError("x")
+
+    world.look = look  # type: ignore[method-assign]
+    run = world.begin()
+    await run.look("the link")
+    assert states(run)["join"] == "failed"
+    del world.look  # type: ignore[method-assign]
+    await run.look("the link")
+    assert states(run)["join"] == "ready"
 
 
 async def test_unforeseen_error_x_is_a_failed_step_and_no_busy_one() -> None:

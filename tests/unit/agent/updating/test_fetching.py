@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import socket
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import releases
@@ -103,6 +105,22 @@ def test_disk_that_fills_up_is_said_and_the_rest_comes_later(
 def test_server_that_is_away_is_a_sentence() -> None:
     with pytest.raises(FetchFailed, match="could not be asked"):
         description("http://127.0.0.1:9/release.json")
+
+
+def test_what_answers_speaks_no_http_x_a_sentence() -> None:
+    """As a captive portal may; it would end the service's look for updates for good."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(b"what do you want\r\n\r\n")
+
+        Thread(target=answer, daemon=True).start()
+        port = server.getsockname()[1]
+        with pytest.raises(FetchFailed, match="could not be asked"):
+            description(f"http://127.0.0.1:{port}/release.json")
 
 
 @pytest.mark.parametrize(
