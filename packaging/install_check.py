@@ -248,8 +248,8 @@ def join_and_start(
 ) -> subprocess.Popen[bytes]:
     """Join by a link, and start the service as autostart would."""
     words = [sys.executable, "-m", "foxden", "join-link", "--json"]
-    words += ["--broker", broker["url"], "--token", broker["token"]]
-    made = subprocess.run(words, capture_output=True, check=True)
+    given = {"FOXDEN_URL": broker["url"], "FOXDEN_TOKEN": broker["token"]}
+    made = subprocess.run(words, env={**os.environ, **given}, capture_output=True, check=True)
     clean.as_user(program, "join", json.loads(made.stdout)["text"], "--yes")
     words = clean.words(program, "service", "--", "--device", "cpu", FOXDEN_UPDATE_URL=url)
     return subprocess.Popen(words, stdin=subprocess.DEVNULL, start_new_session=True)

@@ -113,5 +113,10 @@ def test_endless_description_is_not_even_parsed() -> None:
         read(b" " * (LONGEST + 1), public(ROOT), NOW)
 
 
+def test_brackets_alone_nested_as_deep_as_may_be_are_damage() -> None:
+    with pytest.raises(BadRelease, match="damaged"):
+        read(b"[" * 60_000, bytes(32), 0.0)
+
+
 def test_versions_are_compared_as_numbers() -> None:
     assert numbers("0.10.0") > numbers("0.9.9") > numbers("0.9.0")

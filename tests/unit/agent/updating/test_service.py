@@ -171,6 +171,21 @@ def test_agent_that_dies_is_started_again(installed: Versions, tmp_path: Path) -
         wait_for(Path(f"{mark}2").exists)
 
 
+def test_service_that_waits_to_become_the_new_version_does_not_fetch_it_again(
+    installed: Versions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its agent runs from there already, for as long as a game goes on."""
+    source = releases.release(tmp_path / "server", "0.2.0")
+    looks: list[bool] = []
+    monkeypatch.setattr(rounds, "look", lambda *_, **__: looks.append(True))
+    one = Service(tmp_path / "home", [], source, TIMERS, installed)
+    one._renew = True
+    turns = iter([True, True, False])
+    monkeypatch.setattr(one, "_paused", lambda seconds: next(turns))
+    one._look_for_updates()
+    assert looks == []
+
+
 def test_damaged_memory_is_no_memory(installed: Versions) -> None:
     (installed.root / "updates.json").write_text("{")
     assert installed.known() == Known()
