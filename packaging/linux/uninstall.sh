@@ -22,6 +22,12 @@ home=${FOXDEN_HOME:-$data/foxden}
 program=$data/foxden/program
 foxden=$(cd "$(dirname "$0")" && pwd)/foxden
 
+case ${home%/} in
+    "" | "${HOME%/}")
+        echo "uninstall: FOXDEN_HOME is $home, which holds more than Foxden: remove it by hand." >&2
+        purge=no ;;
+esac
+
 if [ $purge = ask ] && [ -t 0 ]; then
     printf 'Remove models, logs, settings and the engine in %s too? [y/N] ' "$home"
     read -r answer
