@@ -145,8 +145,9 @@ class CardEngine:
     async def _draw_test_picture(self) -> None:
         """Raises EngineFailed where not even the demo model can be drawn with."""
         engine = await self.ready()
+        smallest = demo_batch("a red cube", steps=1, guidance_scale=1.0, seed=0)
         try:
-            async for _ in engine.generate(test_picture()):
+            async for _ in engine.generate(smallest):
                 pass
         except EngineRefused as error:
             if error.unforeseen or error.out_of_memory:
@@ -200,18 +201,18 @@ def _may_be_the_card(error: EngineFailed) -> bool:
     return not (isinstance(error, EngineDied) and error.file_changed)
 
 
-def test_picture() -> Batch:
-    """The smallest picture of the demo model, which every installation has."""
+def demo_batch(prompt: str, *, steps: int, guidance_scale: float, seed: int) -> Batch:
+    """One picture of 64 pixels with the demo model, which every installation has."""
     request = ImageRequest(
         model=DEMO_MODEL.name,
-        prompt="a red cube",
-        steps=1,
+        prompt=prompt,
+        steps=steps,
         sampler="Euler",
         schedule="automatic",
-        guidance_scale=1.0,
+        guidance_scale=guidance_scale,
         width=64,
         height=64,
-        seed=0,
+        seed=seed,
     )
     source = ModelSource(name=DEMO_MODEL.name, path=str(DEMO_MODEL), family="sd1")
     return Batch(model=source, items=[BatchItem(item_id="test picture", request=request)])

@@ -13,11 +13,11 @@ from typing import Any
 
 from foxden_agent.doctor.facts import gather
 from foxden_agent.doctor.judging import Finding, judge
-from foxden_agent.installing.environment import EngineInstaller
+from foxden_agent.installing.environment import EngineInstaller, engine_python
 from foxden_agent.installing.for_page import EngineForPage
 from foxden_agent.page import first_picture
 from foxden_agent.page.first_run import FirstRun
-from foxden_agent.page.plugs import CannotInstall, Installs, Joins, Membership, Part, Progress
+from foxden_agent.page.plugs import Installs, Joins, Membership
 from foxden_agent.page.pool_joins import PoolJoins
 from foxden_agent.page.shown import Shown
 from foxden_agent.tray import starting
@@ -46,8 +46,7 @@ class OwnersSide:
 
 def plugs(folder: Path) -> tuple[Joins, Installs]:
     """Who joins and who installs the engine in this installation: the one place that says so."""
-    engine = EngineForPage(EngineInstaller(folder.parent), Part, Progress, CannotInstall)
-    return PoolJoins(folder), engine
+    return PoolJoins(folder), EngineForPage(EngineInstaller(folder.parent))
 
 
 @asynccontextmanager
@@ -117,7 +116,7 @@ def _checks(side: OwnersSide) -> Callable[[Membership], Awaitable[Sequence[Findi
 
 def _draws(side: OwnersSide, timers: Timers) -> Callable[[first_picture.Told], Awaitable[bytes]]:
     async def draw(tell: first_picture.Told) -> bytes:
-        return await first_picture.draw(side.device, timers, tell)
+        return await first_picture.draw(side.device, timers, tell, engine_python(side.home))
 
     return draw
 

@@ -161,6 +161,11 @@ class EngineInstaller:
         except OSError as error:
             raise uv_run.failure([f"{error} (os error {error.errno})"], 1) from error
 
+    def ready(self) -> bool:
+        """Whether `engine_python` would find one that can be started; costs no look at its size."""
+        found = _finished(self._folder)
+        return found is not None and _python_of(found).exists()
+
     def status(self) -> Status:
         """The environment that this version would use now."""
         size = _bytes_under(self._folder)

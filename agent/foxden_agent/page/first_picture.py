@@ -3,39 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
+from foxden_agent.card_engine import demo_batch
 from foxden_agent.engine_client import EngineFailed, EngineProcess
-from foxden_agent.models import DEMO_MODEL
 from foxden_proto.timers import Timers
-from foxden_proto.v1.engine_pb2 import Batch, BatchItem, ModelSource
-from foxden_proto.v1.generation_pb2 import ImageRequest
 
 _STEPS = 20
 
 Told = Callable[[int, int], None]  # steps done, of how many; (0, 0) while the engine starts
 
 
-async def draw(device: str, timers: Timers, tell: Told) -> bytes:
-    """A PNG of 64 pixels; takes some seconds, most of them for torch. Raises EngineFailed.
+async def draw(device: str, timers: Timers, tell: Told, python: Path) -> bytes:
+    """A PNG of 64 pixels; takes some seconds, most of them for torch. `python` is the one that has
+    torch. Raises EngineFailed.
 
     The engine is gone when this returns, whatever happened.
     """
     tell(0, 0)
-    request = ImageRequest(
-        model=DEMO_MODEL.name,
-        prompt="a red cube on a blue background",
-        steps=_STEPS,
-        sampler="Euler",
-        schedule="automatic",
-        guidance_scale=4.0,
-        width=64,
-        height=64,
-        seed=7,
-    )
-    source = ModelSource(name=DEMO_MODEL.name, path=str(DEMO_MODEL), family="sd1")
-    batch = Batch(model=source, items=[BatchItem(item_id="first picture", request=request)])
+    batch = demo_batch("a red cube on a blue background", steps=_STEPS, guidance_scale=4.0, seed=7)
     png = b""
-    async with await EngineProcess.start(device, timers=timers, low_priority=True) as engine:
+    async with await EngineProcess.start(
+        device, timers=timers, low_priority=True, python=python
+    ) as engine:
         async for event in engine.generate(batch):
             match event.WhichOneof("event"):
                 case "step":

@@ -6,8 +6,10 @@ import asyncio
 import sys
 from pathlib import Path
 
+import fake_engine
 import pytest
 
+from foxden_agent import owners_side
 from foxden_agent.owners_side import OwnersSide, beside_the_agent, first_run
 from foxden_agent.page.call import PageCalls
 from foxden_proto.timers import Timers
@@ -70,3 +72,13 @@ async def test_first_run_x_ends_when_the_owner_quits(tmp_path: Path) -> None:
         assert shown.phase == "first_run"
         await asyncio.to_thread(PageCalls(shown.folder).do, "quit")
         assert await asyncio.wait_for(waiting, 10) is None
+
+
+async def test_test_picture_x_is_drawn_by_the_engines_own_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = fake_engine.install(tmp_path / "fake")
+    monkeypatch.setattr(owners_side, "engine_python", lambda home: program)
+    draw = owners_side._draws(OwnersSide(tmp_path, device="cpu"), Timers())
+    assert await draw(lambda *_: None) != b""
+    assert len(fake_engine.calls(tmp_path / "fake")) == 1

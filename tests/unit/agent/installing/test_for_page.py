@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 from foxden_agent.doctor.judging import CardFacts
+from foxden_agent.installing import environment, for_page
 from foxden_agent.installing.environment import EngineInstaller, InstallPlan, Progress, Status
 from foxden_agent.installing.for_page import EngineForPage
 from foxden_agent.installing.torch_builds import Machine
 from foxden_agent.installing.uv_run import InstallFailed
-
-
-class CannotError(Exception):
-    pass
+from foxden_agent.page import plugs
+from foxden_agent.page.plugs import CannotInstall
 
 
 class Slow(EngineInstaller):
@@ -35,8 +35,8 @@ class Slow(EngineInstaller):
         return Status()
 
 
-def page(one: EngineInstaller) -> EngineForPage[tuple[str, int, str], tuple[str, int, int]]:
-    return EngineForPage(one, lambda *told: told, lambda *told: told, CannotError)
+def page(one: EngineInstaller) -> EngineForPage:
+    return EngineForPage(one)
 
 
 def slow(home: Path, *cards: CardFacts, driver: str = "") -> Slow:
@@ -44,26 +44,26 @@ def slow(home: Path, *cards: CardFacts, driver: str = "") -> Slow:
 
 
 async def test_plan_names_size_and_what_cannot_be_checked(tmp_path: Path) -> None:
-    ((name, size, note),) = await page(slow(tmp_path)).plan()
-    assert "torch" in name
-    assert size > 1e8
-    assert "No NVIDIA card" in note
-    assert "estimate" in note
-    assert "no hash" in note
+    (part,) = await page(slow(tmp_path)).plan()
+    assert "torch" in part.name
+    assert part.size > 1e8
+    assert "No NVIDIA card" in part.note
+    assert "estimate" in part.note
+    assert "no hash" in part.note
 
 
 async def test_refusal_is_the_pages_own_error(tmp_path: Path) -> None:
     card = CardFacts("NVIDIA GeForce RTX 5090", "12.0")
-    with pytest.raises(CannotError, match="Update the driver to at least 580"):
+    with pytest.raises(CannotInstall, match="Update the driver to at least 580"):
         await page(slow(tmp_path, card, driver="570.86")).plan()
 
 
 async def test_progress_comes_on_the_loop_and_cancelling_waits_for_the_end(tmp_path: Path) -> None:
     one = slow(tmp_path)
-    seen: list[tuple[str, int, int]] = []
+    seen: list[plugs.Progress] = []
     first = asyncio.Event()
 
-    def tell(told: tuple[str, int, int]) -> None:
+    def tell(told: plugs.Progress) -> None:
         seen.append(told)
         first.set()
 
@@ -73,15 +73,30 @@ async def test_progress_comes_on_the_loop_and_cancelling_waits_for_the_end(tmp_p
     with pytest.raises(asyncio.CancelledError):
         await running
     assert one.ended
-    assert seen[0] == ("torch", 0, 100_000)
+    assert seen[0] == plugs.Progress("torch", 0, 100_000)
 
 
 async def test_failure_is_the_pages_own_error_with_the_way_on(tmp_path: Path) -> None:
     one = slow(tmp_path)
     one.fails = True
-    with pytest.raises(CannotError, match=r"disk is full\. Make space"):
+    with pytest.raises(CannotInstall, match=r"disk is full\. Make space"):
         await page(one).install(lambda told: None)
 
 
 def test_checkout_is_ready_where_torch_can_be_imported(tmp_path: Path) -> None:
+    assert page(slow(tmp_path)).ready()
+
+
+def test_shell_is_ready_once_its_environment_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(for_page, "frozen", lambda: True)
+    assert not page(slow(tmp_path)).ready()
+    made = tmp_path / "engines" / f"{version('foxden')}-cpu"
+    made.mkdir(parents=True)
+    (made / environment._TOLD).write_text("{}")
+    assert not page(slow(tmp_path)).ready(), "its Python is gone"
+    python = environment._python_of(made)
+    python.parent.mkdir()
+    python.touch()
     assert page(slow(tmp_path)).ready()
