@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from foxden_proto import logs
+from foxden_proto import arguments, logs
 from foxden_proto.address import AddressError, parse
 from foxden_proto.home import home
 from foxden_proto.programs import Restarts, started_again, until_stopped
@@ -68,7 +68,7 @@ class AgentCommand:
         add("--record", type=Path, metavar="FILE", help="write the readings to this file")
         add("--no-page", dest="page", action="store_false", help="serve no page for the owner")
         text = "of the owner's page on 127.0.0.1; another where it is taken (7481)"
-        add("--page-port", type=_port, default=_PAGE_PORT, metavar="PORT", help=text)
+        add("--page-port", type=arguments.port, default=_PAGE_PORT, metavar="PORT", help=text)
         add("--no-tray", dest="tray", action="store_false", help="show no icon in the tray")
         add("--log-format", choices=logs.FORMATS, default="text", help="of the log lines (text)")
         text = "log into this file, rotated, instead of the error stream"
@@ -114,20 +114,8 @@ def _device(text: str) -> str:
     return text
 
 
-def _port(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port: use 0 to 65535")
-    return int(text)
-
-
 def _gigabytes(text: str) -> int:
-    try:
-        gigabytes = float(text)
-    except ValueError:
-        gigabytes = 0.0
-    if not 0.5 <= gigabytes <= 1024:
-        raise argparse.ArgumentTypeError(f"{text!r} is no budget: use GB from 0.5 up, such as 6.5")
-    return int(gigabytes * 1024**3)
+    return int(arguments.gigabytes(text) * 1024**3)
 
 
 def _minutes(text: str) -> float:

@@ -8,6 +8,7 @@ import math
 
 from foxden_broker import pool_calls
 from foxden_broker.account import Account, now_ms
+from foxden_broker.named import the_one
 from foxden_broker.pool import PoolCard
 from foxden_broker.problems import invalid, not_found
 from foxden_broker.quotas import most_queued
@@ -166,22 +167,8 @@ def find_card(account: Account, name: str) -> PoolCard:
 
     Raises Problem NOT_FOUND, or INVALID_REQUEST where several fit.
     """
-    cards = account.pool.cards
-    if name in cards:
-        return cards[name]
-    if not name:
-        raise invalid("card", "no card is named", "its id or name, see `foxden cards`")
-    low = name.lower()
-    found = [card for card in cards.values() if card.info.name.lower() == low]
-    if not found:
-        found = [
-            card
-            for card in cards.values()
-            if card.info.name.lower().startswith(low) or card.info.card_id.startswith(name)
-        ]
-    if not found:
-        raise not_found("card", name)
-    if len(found) > 1:
-        fit = ", ".join(sorted(f"{card.info.name} ({card.info.card_id})" for card in found[:5]))
-        raise invalid("card", f"several cards fit {name[:64]!r}: {fit}", "an id")
-    return found[0]
+    return the_one(
+        *("card", name, account.pool.cards.values()),
+        lambda card: (card.info.card_id, card.info.name),
+        listed_by="foxden cards",
+    )

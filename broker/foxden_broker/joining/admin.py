@@ -10,6 +10,7 @@ from foxden_broker.account import Account, now_ms
 from foxden_broker.auth import revoked
 from foxden_broker.joining.links import new_link
 from foxden_broker.joining.removal import remove
+from foxden_broker.named import the_one
 from foxden_broker.problems import invalid, not_found
 from foxden_broker.store.base import Agent, JoinLink, Store
 from foxden_proto import logs
@@ -112,25 +113,11 @@ def _note(what: str, agent: Agent) -> None:
 async def _find(account: Account, name: str) -> Agent:
     """The agent with this id or name, or the only one whose id or name begins so."""
     agents = await account.store.agents(account.account_id)
-    for one in agents:
-        if one.agent_id == name:
-            return one
-    if not name:
-        raise invalid("agent", "no agent is named", "its id or name, see `foxden agents list`")
-    low = name.lower()
-    fits = [one for one in agents if one.name.lower() == low]
-    if not fits:
-        fits = [
-            one
-            for one in agents
-            if one.name.lower().startswith(low) or one.agent_id.startswith(name)
-        ]
-    if not fits:
-        raise not_found("agent", name)
-    if len(fits) > 1:
-        several = ", ".join(sorted(f"{one.name} ({one.agent_id})" for one in fits[:5]))
-        raise invalid("agent", f"several agents fit {name[:64]!r}: {several}", "an id")
-    return fits[0]
+    return the_one(
+        *("agent", name, agents),
+        lambda agent: (agent.agent_id, agent.name),
+        listed_by="foxden agents list",
+    )
 
 
 def _link(link: JoinLink) -> pb.JoinLink:

@@ -9,16 +9,25 @@ from pathlib import Path
 from foxden import config
 from foxden.cli import _output
 from foxden.local import Endpoint, LocalPool, Settings, Stopped, stoppable
+from foxden_proto import arguments
 from foxden_proto import home as homes
 from foxden_proto.limits import DEFAULT_GRPC_PORT, DEFAULT_HTTP_PORT
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--grpc-port", type=port, default=DEFAULT_GRPC_PORT, metavar="PORT", help="0: any free one"
+        "--grpc-port",
+        type=arguments.port,
+        default=DEFAULT_GRPC_PORT,
+        metavar="PORT",
+        help="0: any free one",
     )
     parser.add_argument(
-        "--http-port", type=port, default=DEFAULT_HTTP_PORT, metavar="PORT", help="0: any free one"
+        "--http-port",
+        type=arguments.port,
+        default=DEFAULT_HTTP_PORT,
+        metavar="PORT",
+        help="0: any free one",
     )
     add_card_options(parser)
     text = "play recorded readings of a card, sixty times as fast: see what its owner would see"
@@ -31,25 +40,7 @@ def add_card_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", metavar="DEVICE", help="cpu or cuda:0; chosen if not given")
     parser.add_argument("--models", type=Path, metavar="DIR", help="the folder with model files")
     text = "the most of the card's memory that is used (all but what the desktop needs)"
-    parser.add_argument("--vram-budget", type=gigabytes, metavar="GB", help=text)
-
-
-def port(text: str) -> int:
-    """An argparse type: 0 to 65535."""
-    if not text.isascii() or not text.isdigit() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port: use 0 to 65535")
-    return int(text)
-
-
-def gigabytes(text: str) -> float:
-    """An argparse type: 0.5 to 1024, as the agent takes it."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0.5 <= number <= 1024:
-        raise argparse.ArgumentTypeError(f"{text!r} is no budget: use GB from 0.5 up, such as 6.5")
-    return number
+    parser.add_argument("--vram-budget", type=arguments.gigabytes, metavar="GB", help=text)
 
 
 def run(args: argparse.Namespace) -> int:

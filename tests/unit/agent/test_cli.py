@@ -6,8 +6,8 @@ import argparse
 
 import pytest
 
-from foxden.cli import up
 from foxden_agent.cli import COMMAND
+from foxden_proto import arguments
 
 
 def agent(*arguments: str) -> argparse.Namespace:
@@ -30,8 +30,8 @@ def test_idle_unload_of_no_time_is_refused_in_words(text: str) -> None:
 
 def test_budget_that_up_takes_its_agent_takes() -> None:
     for text in ("0.5", "6.5", "1024"):
-        given = f"{up.gigabytes(text):g}"
+        given = f"{arguments.gigabytes(text):g}"
         assert agent("--vram-budget", given).vram_budget == float(text) * 1024**3
     for text in ("0.4", "1025", "all", "nan"):
         with pytest.raises(argparse.ArgumentTypeError, match="GB"):
-            up.gigabytes(text)
+            arguments.gigabytes(text)
