@@ -213,7 +213,7 @@ async def _live(
     from foxden_proto.trust import WrongBroker
 
     joins, installs = plugs(side.folder)
-    membership = given or joins.membership()
+    membership = given or next(iter(joins.memberships()), None)
     if given is None and shown.served and not installs.ready():
         membership = None  # its first run fetches the engine
     in_use = (identity.HomeInUse, identity.CardInUse)

@@ -26,6 +26,8 @@ from foxden_proto.timers import Timers
 
 log = logging.getLogger(__name__)
 
+_LOOK = 2.0  # seconds between two looks at what was done by command
+
 
 @dataclass(frozen=True)
 class OwnersSide:
@@ -83,11 +85,11 @@ async def _page(shown: Shown, port: int, stack: AsyncExitStack) -> bool:
 
 
 async def first_run(side: OwnersSide, shown: Shown, timers: Timers) -> Membership | None:
-    """Wait until the owner has joined on his page and gone online. None: told to stop instead."""
+    """Wait until the owner has joined on his page and gone online, or somebody has joined this PC
+    and installed its engine by command. None: told to stop instead."""
     joins, installs = plugs(side.folder)
-    # Where the broker wants it no more, what was joined before is of no use.
-    joined = None if shown.problem else joins.membership()
-    run = FirstRun(joins, installs, _checks(side), _draws(side, timers), joined)
+    refused = joins.memberships() if shown.problem else ()
+    run = FirstRun(joins, installs, _checks(side), _draws(side, timers), refused)
     shown.first_run = run
     if shown.problem:
         run.say(shown.problem)
@@ -98,7 +100,10 @@ async def first_run(side: OwnersSide, shown: Shown, timers: Timers) -> Membershi
     )
     try:
         both: set[asyncio.Future[Any]] = {run.membership, stopped}
-        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        while not any(one.done() for one in both):
+            await asyncio.wait(both, timeout=_LOOK, return_when=asyncio.FIRST_COMPLETED)
+            if not run.membership.done():
+                run.notice()
         return None if stopped.done() else run.membership.result()
     finally:
         await run.close()

@@ -56,3 +56,18 @@ def test_broker_away_at_the_first_run_x_a_sentence_and_the_same_link_again(pool:
     start(pool)
     wait_until(lambda: calls_of(pool.folder / "pc").status()["phase"] == "first_run")
     assert link.rpartition("/")[2] not in (pool.folder / "pc.log").read_text()
+
+
+def test_joined_by_command_while_the_first_run_waits_x_online_without_a_click(pool: Pool) -> None:
+    pool.start_broker()
+    start(pool)
+    calls = calls_of(pool.folder / "pc")
+    wait_until(lambda: calls.status()["phase"] == "first_run", 60)
+    link = pool.client().create_join_link(approve=True).text
+    joined = asyncio.run(joining.join(pool.folder / "pc" / "agent", link))
+    wait_until(lambda: calls.status().get("pools", [{}])[0].get("state") == "waits", 60)
+    pool.client().approve_agent(joined.pool.agent_id)
+    wait_until(lambda: calls.status().get("online"), 60)
+    states = {step["step"]: step["state"] for step in calls.status()["first_run"]}
+    assert states["join"] == "skipped"
+    assert states["online"] == "done"

@@ -3,13 +3,14 @@
     join -> check -> engine -> picture -> online
 
 What a step needs of the outside is passed in; a step that fails says why, and can be done again.
+What was done by command or by an installer meanwhile is noticed: then nobody has to come here.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -56,24 +57,47 @@ class FirstRun:
         installs: Installs,
         check: Check,
         draw: Draw,
-        joined: Membership | None = None,
+        refused: Collection[Membership] = (),
     ) -> None:
-        """`joined`: what was joined before, by command or installer; then it begins with a look at
-        the hardware."""
+        """`refused`: what was joined before, and is wanted no more."""
         self._joins = joins
         self._installs = installs
         self._check = check
         self._draw = draw
-        self._joined = joined
+        self._refused = refused
+        self._joined: Membership | None = None
         self._doing: asyncio.Task[None] | None = None
         self._steps = {name: Step() for name in STEPS}
         self._steps["join"].state = "ready"
         self.picture = b""  # the test picture, once there is one
         loop = asyncio.get_running_loop()
         self.membership: asyncio.Future[Membership] = loop.create_future()
-        if joined is not None:
-            self._steps["join"].state = "skipped"
-            self._start(self._steps["check"], self._look_at_hardware())
+        self.notice()
+
+    def notice(self) -> None:
+        """Go on with what was done outside of the page: a pool joined, the engine installed. Who
+        did that has agreed to go online with it, unless he was just joining here."""
+        if any(step.state == "busy" for step in self._steps.values()):
+            return
+        join, engine = self._steps["join"], self._steps["engine"]
+        if self._joined is None:
+            fresh = [one for one in self._joins.memberships() if one not in self._refused]
+            if not fresh:
+                return
+            self._joined = fresh[0]
+            join.state, join.problem, join.told = "skipped", "", {}
+            if not self._installs.ready():
+                self._start(self._steps["check"], self._look_at_hardware())
+        if not self._installs.ready():
+            return
+        if join.state == "skipped":
+            for step in self._steps.values():
+                if step.state != "done":
+                    step.state, step.problem = "skipped", ""
+            self._steps["online"].state = "ready"
+            self.online()
+        elif engine.state in ("ready", "failed"):
+            self._start(engine, self._look_at_engine())
 
     def state(self) -> list[dict[str, Any]]:
         """Every step, as the page shows it."""

@@ -5,7 +5,7 @@ Both are asked on the event loop and must not block it. Their errors are sentenc
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -38,13 +38,14 @@ class Membership:
     token: str = field(repr=False)  # of scope agent; empty where this machine has a key for it
     account: str = ""
     name: str = ""  # of this PC, as the pool is to see it; empty: the machine's
+    key_id: str = ""  # of the key that it says so with; empty where there is a token
 
 
 class Joins(Protocol):
     """Knows what this installation has joined, and joins."""
 
-    def membership(self) -> Membership | None:
-        """What was joined before; None: nothing yet."""
+    def memberships(self) -> Sequence[Membership]:
+        """What was joined, here or by command."""
         ...
 
     async def look(self, link: str) -> Terms:

@@ -16,9 +16,8 @@ class PoolJoins:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def membership(self) -> Membership | None:
-        pools = [pool for pool in joining.pools(self._folder) if pool.enrolled]
-        return _membership(pools[0]) if pools else None
+    def memberships(self) -> list[Membership]:
+        return [_membership(pool) for pool in joining.pools(self._folder) if pool.enrolled]
 
     async def look(self, link: str) -> Terms:
         try:
@@ -49,4 +48,4 @@ class PoolJoins:
 
 def _membership(pool: joining.Pool) -> Membership:
     """Without a token: the agent says who it is with the pool's key."""
-    return Membership(pool.address, "", account=pool.title, name=pool.name)
+    return Membership(pool.address, "", pool.title, pool.name, pool.key_id)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from foxden_agent.joining.pools import pools
 from foxden_agent.page.first_run import FirstRun
 from foxden_agent.page.log_tail import LogTail
 from foxden_agent.page.seen import Seen
@@ -49,6 +50,11 @@ class Shown:
         }
         if self.seen is not None:
             told |= status(self.seen, language)
+            told["pools"] = [
+                {"title": pool.title, "state": pool.state, "reason": pool.state_reason}
+                for pool in pools(self.folder)
+                if pool.enrolled
+            ]
         if self.first_run is not None:
             told["first_run"] = self.first_run.state()
         return told

@@ -21,12 +21,11 @@ async def test_link_x_terms_first_and_then_a_membership_that_is_remembered(
     assert (terms.account, terms.broker) == ("main", den.address.grpc_target)
     assert terms.approval
     assert any("never written to your disk" in line for line in terms.details)
-    assert joins.membership() is None
+    assert not joins.memberships()
     joined = await joins.join(link, "Ann's PC")
     assert (joined.broker, joined.token, joined.name) == (den.address, "", "Ann's PC")
-    again = joins.membership()
-    assert again is not None
-    assert again == joined  # also its name: the next start is called so too
+    assert joins.memberships() == [joined]  # also its name: the next start is called so too
+    assert joined.key_id
 
 
 async def test_link_that_is_of_no_use_x_a_sentence_for_the_owner(den: Den, tmp_path: Any) -> None:
@@ -38,4 +37,4 @@ async def test_link_that_is_of_no_use_x_a_sentence_for_the_owner(den: Den, tmp_p
     for asked in (joins.look(link), joins.join(link, "")):
         with pytest.raises(CannotJoin, match="Nothing is used up"):
             await asked
-    assert joins.membership() is None
+    assert not joins.memberships()

@@ -33,7 +33,7 @@ function fill(place, step, status) {
   if (current) place.setAttribute("aria-current", "step");
   else place.removeAttribute("aria-current");
   say(place.querySelector(".state"), step.state === "ready" || step.state === "waiting" ? "" : t(`state.${step.state}`));
-  const key = [step, step.step === "picture" && image !== "", step.step === "online" ? status.phase : ""];
+  const key = [step, step.step === "picture" && image !== "", step.step === "online" ? status.pools : ""];
   const busy = place.querySelector("progress");
   if (busy && step.state === "busy" && place.dataset.state === step.state) return progress(busy, step);
   place.dataset.state = step.state;
@@ -139,7 +139,7 @@ const BODIES = {
   },
   online(step, status) {
     if (step.state === "ready") return [el("p", { class: "quiet" }, t("online.text")), button(t("online.go"), "online")];
-    const waits = status.first_run[0].told.terms?.approval && status.phase === "running";
+    const waits = status.pools?.some((pool) => pool.state === "waits");
     if (step.state === "busy") return running(step, t(waits ? "join.approval" : "online.busy"));
     if (step.state === "done") return [el("p", {}, t("online.done")), el("a", { class: "button", id: "to-now", href: "#now" }, t("online.to_now"))];
     return [];

@@ -97,10 +97,16 @@ function facts(status) {
   const told = [
     [t("fact.today"), number(status.today)],
     [t("fact.link"), t(status.online ? "link.online" : "link.away")],
-    [t("fact.broker"), status.broker],
+    ...(status.pools.length ? status.pools.map(pool) : [[t("fact.broker"), status.broker]]),
     [t("fact.agent"), status.name],
   ];
   redraw(byId("facts"), told, () => told.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))));
+}
+
+/** A pool that was joined; one that does not hear this PC says why. */
+function pool({ title, state, reason }) {
+  const why = state === "waits" ? t("pool.waits") : reason;
+  return [t("fact.broker"), state === "online" || !why ? title : `${title}: ${why}`];
 }
 
 function announce(status) {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -34,11 +35,12 @@ class World:
         self.breaks = ""
         self.draws = True
         self.asked: list[str] = []
+        self.by_command: list[Membership] = []
         self.go_on = asyncio.Event()
         self.go_on.set()
 
-    def membership(self) -> Membership | None:
-        return None
+    def memberships(self) -> Sequence[Membership]:
+        return list(self.by_command)
 
     async def look(self, link: str) -> Terms:
         self.asked.append(f"look {link}")
@@ -184,13 +186,87 @@ async def test_no_engine_yet_x_is_no_problem_of_the_check_but_sizes_to_agree_to(
     assert states(run)["online"] == "ready"
 
 
-async def test_joined_before_x_begins_with_the_hardware_and_goes_online_as_that() -> None:
+async def test_joined_by_installer_x_looks_at_the_hardware_and_goes_online_after_the_engine() -> (
+    None
+):
     world = World()
-    run = FirstRun(world, world, world.check, world.draw, MEMBER)
+    world.has_engine, world.by_command = False, [MEMBER]
+    run = world.begin()
     await settled(run)
-    assert list(states(run).values()) == ["skipped", "done", "skipped", "done", "busy"]
+    assert list(states(run).values()) == ["skipped", "done", "ready", "waiting", "waiting"]
+    run.install()
+    await settled(run)
+    assert list(states(run).values()) == ["skipped", "done", "done", "done", "busy"]
     assert world.asked == []
     assert run.membership.result() is MEMBER
+
+
+async def test_joined_and_engine_by_command_meanwhile_x_online_without_a_click() -> None:
+    world = World()
+    world.has_engine = False
+    run = world.begin()
+    run.notice()
+    assert states(run)["join"] == "ready"
+    world.by_command = [MEMBER]
+    run.notice()
+    await settled(run)
+    assert states(run)["engine"] == "ready"
+    world.has_engine = True
+    run.notice()
+    assert list(states(run).values()) == ["skipped", "done", "skipped", "skipped", "busy"]
+    assert run.membership.result() is MEMBER
+
+
+async def test_unattended_pc_with_a_problem_x_goes_online_all_the_same() -> None:
+    world = World()
+    world.by_command = [MEMBER]
+    world.has_engine = False
+    world.findings = [Finding("disk", Level.PROBLEM, "The disk is full.", "Make space.")]
+    run = world.begin()
+    await settled(run)
+    assert states(run)["check"] == "failed"
+    world.has_engine = True
+    run.notice()
+    assert run.membership.result() is MEMBER
+
+
+async def test_engine_by_command_while_the_owner_joins_here_x_picture_and_his_word_follow() -> None:
+    world = World()
+    world.has_engine = False
+    run = await joined(world)
+    world.has_engine = True
+    run.notice()
+    await settled(run)
+    assert states(run)["engine"] == "skipped"
+    assert states(run)["online"] == "ready"
+    run.notice()
+    assert not run.membership.done()
+
+
+async def test_refused_by_its_pool_x_only_another_membership_counts() -> None:
+    world = World()
+    world.by_command = [MEMBER]
+    run = FirstRun(world, world, world.check, world.draw, refused=[MEMBER])
+    run.notice()
+    assert states(run)["join"] == "ready"
+    again = replace(MEMBER, key_id="another")
+    world.by_command = [MEMBER, again]
+    run.notice()
+    assert run.membership.result() is again
+
+
+async def test_step_that_is_busy_x_nothing_is_noticed_beside_it() -> None:
+    world = World()
+    world.has_engine = False
+    run = await joined(world)
+    world.go_on.clear()
+    run.install()
+    await asyncio.sleep(0)
+    world.has_engine = True
+    run.notice()
+    assert states(run)["engine"] == "busy"
+    world.go_on.set()
+    await settled(run)
 
 
 async def test_install_breaks_x_says_why_and_goes_on_when_asked_again() -> None:
