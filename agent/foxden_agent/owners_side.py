@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from foxden_agent import clock
 from foxden_agent.doctor.facts import gather
 from foxden_agent.doctor.judging import Finding, judge
 from foxden_agent.installing.environment import EngineInstaller, engine_python
@@ -21,6 +22,7 @@ from foxden_agent.page.plugs import Installs, Joins, Membership
 from foxden_agent.page.pool_joins import PoolJoins
 from foxden_agent.page.shown import Shown
 from foxden_agent.tray import starting
+from foxden_agent.watching.machine import desktop_of_this_system
 from foxden_proto.programs import until_stopped
 from foxden_proto.timers import Timers
 
@@ -94,6 +96,7 @@ async def first_run(side: OwnersSide, shown: Shown, timers: Timers) -> Membershi
     if shown.problem:
         run.say(shown.problem)
     log.info("this installation is not ready yet: `foxden page` opens its first run")
+    desktop = desktop_of_this_system()
     never: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     stopped = asyncio.create_task(
         until_stopped(never, supervised=side.supervised, also=shown.stop), name="until stopped"
@@ -103,7 +106,8 @@ async def first_run(side: OwnersSide, shown: Shown, timers: Timers) -> Membershi
         while not any(one.done() for one in both):
             await asyncio.wait(both, timeout=_LOOK, return_when=asyncio.FIRST_COMPLETED)
             if not run.membership.done():
-                run.notice()
+                screen = await asyncio.to_thread(desktop.look, clock.now())
+                run.notice(in_use=bool(screen.full_screen))
         return None if stopped.done() else run.membership.result()
     finally:
         await run.close()

@@ -29,6 +29,8 @@ class JoinCommand:
         add = parser.add_argument
         add("link", help="what your administrator gave you: foxden://…/join/…")
         add("--yes", action="store_true", help="agree to the terms without being asked")
+        text = "the agent fetches what it draws with (some GB) by itself, while no game runs"
+        add("--fetch-engine", action="store_true", help=text)
         add("--name", default="", help="what people see (the machine's name)")
 
     def run(self, args: argparse.Namespace) -> int:
@@ -82,7 +84,13 @@ def _join(args: argparse.Namespace) -> int:
         if input("Join? [y/N] ").strip().lower() not in ("y", "yes"):
             print("Nothing was joined, and the link is not used up.")
             return _FAILED
-    joined = asyncio.run(joining.join(_folder(args), args.link, name=args.name, cards=cards))
+    joining_it = joining.join(
+        *(_folder(args), args.link),
+        name=args.name,
+        cards=cards,
+        fetch_engine=args.fetch_engine,
+    )
+    joined = asyncio.run(joining_it)
     pool = joined.pool
     if args.json:
         told = {"pool": asdict(pool), "pending": joined.pending, "again": joined.again}

@@ -72,9 +72,11 @@ async def join(
     *,
     name: str = "",
     cards: Sequence[str] = (),
+    fetch_engine: bool = False,
     keystore: KeyStore | None = None,
 ) -> Joined:
-    """Enrol this machine. `name`: what people see (the machine's); `cards`: for the administrator.
+    """Enrol this machine. `name`: what people see (the machine's); `cards`: for the administrator;
+    `fetch_engine`: the agent shall fetch what it draws with without asking its owner.
 
     Again with the same pool it is the same agent, and the link loses no use. Raises BadLink,
     WrongBroker, BrokerUnreachable, LinkRefused, KeyUnavailable, identity.HomeInUse while another
@@ -100,6 +102,7 @@ async def join(
             url=str(read.address),  # the same broker may be dialled elsewhere by now
             joined_ms=pool.joined_ms or int(time.time() * 1000),
             name=name or pool.name,
+            fetch_engine=fetch_engine or pool.fetch_engine,
         )
         keep(folder, joined)
     again = before is not None and before.enrolled and before.key_id == pool.key_id

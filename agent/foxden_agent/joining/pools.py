@@ -34,6 +34,7 @@ class Pool:
     key_remark: str  # why it is not in the keyring; empty where it is
     joined_ms: int  # Unix milliseconds; 0: its enrolment was never answered
     name: str = ""  # what its owner called this machine when it joined; empty: the machine's own
+    fetch_engine: bool = False  # the agent may fetch its engine without asking anybody
     state: str = ""  # as the running agent saw it last: online, waits, offline, refused
     state_reason: str = ""
 
@@ -115,13 +116,12 @@ def _read(path: Path) -> dict[str, object]:
 
 
 def _pool(entry: object, now: Mapping[str, object]) -> Pool | None:
-    names = {field.name for field in fields(Pool)} - {"name", "state", "state_reason"}
-    if not isinstance(entry, dict) or not names <= entry.keys():
+    names = {one.name: one for one in fields(Pool) if one.name not in ("state", "state_reason")}
+    if not isinstance(entry, dict):
         return None
-    values = {name: entry[name] for name in names} | {"name": entry.get("name", "")}
-    if not isinstance(values["joined_ms"], int) or not all(
-        isinstance(value, str) for name, value in values.items() if name != "joined_ms"
-    ):
+    values = {name: entry.get(name, one.default) for name, one in names.items()}
+    # Field types are texts here: one that has no default and is not there is no value of its type.
+    if any(type(value).__name__ != names[name].type for name, value in values.items()):
         return None
     said = now.get(values["key_id"])
     if isinstance(said, list) and len(said) == 2:

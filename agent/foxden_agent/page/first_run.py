@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from foxden_agent.backoff import delays
 from foxden_agent.doctor.judging import Finding, Level, worst
 from foxden_agent.engine_client import EngineFailed
 from foxden_agent.page.plugs import (
@@ -30,6 +32,7 @@ log = logging.getLogger(__name__)
 
 STEPS = ("join", "check", "engine", "picture", "online")
 _LINK_CHARACTERS = 4000
+_FIRST_PAUSE, _LONGEST_PAUSE = 60.0, 1800.0  # seconds before an unasked fetch is tried again
 
 Check = Callable[[Membership], Awaitable[Sequence[Finding]]]
 Draw = Callable[[Callable[[int, int], None]], Awaitable[bytes]]
@@ -67,6 +70,9 @@ class FirstRun:
         self._refused = refused
         self._joined: Membership | None = None
         self._doing: asyncio.Task[None] | None = None
+        self._unasked = False  # the engine is fetched, and nobody has pressed a button
+        self._again_at = 0.0  # by the loop's clock: when it may be tried again without one
+        self._pauses = delays(_FIRST_PAUSE, _LONGEST_PAUSE, random.Random())
         self._steps = {name: Step() for name in STEPS}
         self._steps["join"].state = "ready"
         self.picture = b""  # the test picture, once there is one
@@ -74,10 +80,13 @@ class FirstRun:
         self.membership: asyncio.Future[Membership] = loop.create_future()
         self.notice()
 
-    def notice(self) -> None:
+    def notice(self, *, in_use: bool = False) -> None:
         """Go on with what was done outside of the page: a pool joined, the engine installed. Who
-        did that has agreed to go online with it, unless he was just joining here."""
+        did that has agreed to go online with it, unless he was just joining here. `in_use`: the
+        owner plays; what nobody has asked for here waits until he does not."""
         if any(step.state == "busy" for step in self._steps.values()):
+            if in_use and self._unasked and self._doing is not None:
+                self._doing.cancel()
             return
         join, engine = self._steps["join"], self._steps["engine"]
         if self._joined is None:
@@ -89,6 +98,8 @@ class FirstRun:
             if not self._installs.ready():
                 self._start(self._steps["check"], self._look_at_hardware())
         if not self._installs.ready():
+            if join.state == "skipped" and self._joined.fetch_engine and not in_use:
+                self._fetch_unasked()
             return
         if join.state == "skipped":
             for step in self._steps.values():
@@ -98,6 +109,16 @@ class FirstRun:
             self.online()
         elif engine.state in ("ready", "failed"):
             self._start(engine, self._look_at_engine())
+
+    def _fetch_unasked(self) -> None:
+        check, engine = self._steps["check"], self._steps["engine"]
+        if check.state == "failed":
+            self.go_on_anyway()
+        elif engine.state == "ready" or (
+            engine.state == "failed" and asyncio.get_running_loop().time() >= self._again_at
+        ):
+            self._unasked = True
+            self.install()
 
     def state(self) -> list[dict[str, Any]]:
         """Every step, as the page shows it."""
@@ -229,7 +250,7 @@ class FirstRun:
         try:
             parts = await self._installs.plan()
         except CannotInstall as error:
-            step.state, step.problem = "failed", str(error)
+            self._not_installed(error)
             return
         step.state, step.told = "ready", {"parts": _plain(parts)}
 
@@ -242,10 +263,21 @@ class FirstRun:
         try:
             await self._installs.install(tell)
         except CannotInstall as error:
-            step.state, step.problem = "failed", str(error)
+            self._not_installed(error)
             return
+        except asyncio.CancelledError:
+            step.state, self._unasked = "ready", False
+            raise
         step.state = "done"
+        if self._unasked:  # nobody looks at a picture: `notice` goes online
+            return
         await self._draw_picture()
+
+    def _not_installed(self, error: CannotInstall) -> None:
+        self._unasked = False
+        step = self._steps["engine"]
+        step.state, step.problem = "failed", str(error)
+        self._again_at = asyncio.get_running_loop().time() + next(self._pauses)
 
     async def _draw_picture(self) -> None:
         step = self._steps["picture"]

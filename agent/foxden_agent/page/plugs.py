@@ -38,6 +38,7 @@ class Membership:
     token: str = field(repr=False)  # of scope agent; empty where this machine has a key for it
     account: str = ""
     name: str = ""  # of this PC, as the pool is to see it; empty: the machine's
+    fetch_engine: bool = False  # unasked: nobody sits there, and who joined it has agreed
     key_id: str = ""  # of the key that it says so with; empty where there is a token
 
 

@@ -48,4 +48,4 @@ class PoolJoins:
 
 def _membership(pool: joining.Pool) -> Membership:
     """Without a token: the agent says who it is with the pool's key."""
-    return Membership(pool.address, "", pool.title, pool.name, pool.key_id)
+    return Membership(pool.address, "", pool.title, pool.name, pool.fetch_engine, pool.key_id)

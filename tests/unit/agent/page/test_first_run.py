@@ -217,17 +217,81 @@ async def test_joined_and_engine_by_command_meanwhile_x_online_without_a_click()
     assert run.membership.result() is MEMBER
 
 
-async def test_unattended_pc_with_a_problem_x_goes_online_all_the_same() -> None:
-    world = World()
-    world.by_command = [MEMBER]
-    world.has_engine = False
-    world.findings = [Finding("disk", Level.PROBLEM, "The disk is full.", "Make space.")]
+UNATTENDED = replace(MEMBER, fetch_engine=True)
+
+
+async def unattended(world: World) -> FirstRun:
+    """Looked at by itself, and about to fetch its engine."""
+    world.has_engine, world.by_command = False, [UNATTENDED]
     run = world.begin()
     await settled(run)
-    assert states(run)["check"] == "failed"
-    world.has_engine = True
+    return run
+
+
+async def test_unattended_pc_x_fetches_its_engine_while_nobody_plays_and_goes_online() -> None:
+    world = World()
+    world.go_on.clear()
+    run = await unattended(world)
+    run.notice(in_use=True)
+    assert states(run)["engine"] == "ready"
     run.notice()
-    assert run.membership.result() is MEMBER
+    await asyncio.sleep(0)
+    assert told(run, "engine")["told"]["progress"]["done"] == GIB  # type: ignore[index]
+    run.notice(in_use=True)
+    await asyncio.gather(settled(run), return_exceptions=True)
+    assert states(run)["engine"] == "ready"
+    world.go_on.set()
+    run.notice()
+    await settled(run)
+    run.notice()
+    assert run.membership.result() is UNATTENDED
+    assert states(run)["picture"] == "skipped"
+
+
+async def test_unattended_pc_whose_fetch_fails_x_tried_again_after_a_pause_and_not_at_once() -> (
+    None
+):
+    world = World()
+    world.breaks = "The network is gone: try again."
+    run = await unattended(world)
+    run._pauses = iter([0.05])
+    run.notice()
+    await settled(run)
+    assert told(run, "engine")["problem"] == world.breaks
+    world.breaks = ""
+    run.notice()
+    assert states(run)["engine"] == "failed"
+    await asyncio.sleep(0.1)
+    run.notice()
+    await settled(run)
+    run.notice()
+    assert run.membership.done()
+
+
+async def test_fetch_that_the_owner_has_asked_for_x_is_not_broken_off_by_his_game() -> None:
+    world = World()
+    world.has_engine = False
+    world.go_on.clear()
+    run = await joined(world)
+    run.install()
+    await asyncio.sleep(0)
+    run.notice(in_use=True)
+    world.go_on.set()
+    await settled(run)
+    assert states(run)["online"] == "ready"
+
+
+async def test_unattended_pc_with_a_problem_x_goes_online_all_the_same() -> None:
+    world = World()
+    world.findings = [Finding("disk", Level.PROBLEM, "The disk is full.", "Make space.")]
+    run = await unattended(world)
+    assert states(run)["check"] == "failed"
+    run.notice()
+    await settled(run)
+    run.notice()
+    await settled(run)
+    run.notice()
+    assert run.membership.result() is UNATTENDED
 
 
 async def test_engine_by_command_while_the_owner_joins_here_x_picture_and_his_word_follow() -> None:
