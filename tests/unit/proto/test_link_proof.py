@@ -74,7 +74,7 @@ def test_new_connection_is_a_new_proof(agent: AgentLink, signed: list[bytes]) ->
 
 
 def test_held_leases_are_told_to_nobody_who_has_not_admitted_it(agent: AgentLink) -> None:
-    agent.held[LeaseKey("job", 0, 1)] = link._Held()
+    agent.held[LeaseKey("job", 0, 1)] = link.agent.Holding()
     agent.receive(link.challenge(NONCE), 0.0)
     (proof,) = agent.outgoing()
     assert b"job" not in proof

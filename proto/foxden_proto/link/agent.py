@@ -1,21 +1,4 @@
-"""The rules of the link between agent and broker, without a socket and without a clock.
-
-A driver on each side owns the transport and a loop of four calls:
-
-    link.opened(now)              the transport is there
-    events = link.receive(data, now)   one binary message arrived
-    events = link.tick(now)            time passed (call it at `link.wake_at(now)`)
-    link.lost(now)                the transport is gone
-
-and sends, in order, whatever `link.outgoing()` returns after any call. Events are the payload
-messages of foxden_proto.v1.link_pb2 themselves, checked, plus the few that only time can cause.
-A message that breaks the rules raises `LinkError`; the driver then closes the transport with its
-text and calls `lost`.
-
-What survives a lost transport lives here too: the agent keeps its leases and the outcomes nobody
-has confirmed for `timers.lease_lost` seconds, offers them in its next Hello and sends the
-outcomes again after the Welcome. A lease is over for the agent only when `Settled` arrives.
-"""
+"""The agent's end of the link."""
 
 from __future__ import annotations
 
@@ -23,127 +6,31 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from google.protobuf.message import Message
-
 from foxden_proto import limits
-from foxden_proto.link_checks import LinkError, check_payload, decode
-from foxden_proto.proofs import NONCE_BYTES, SIGNATURE_BYTES
-from foxden_proto.states import LINK, LinkEvent, LinkState, advance
+from foxden_proto.link.base import Link
+from foxden_proto.link.events import (
+    Dropped,
+    Event,
+    HeartbeatDue,
+    LeaseKey,
+    LeasesExpired,
+    Silent,
+)
+from foxden_proto.link_checks import LinkError
+from foxden_proto.proofs import NONCE_BYTES
+from foxden_proto.states import LinkEvent, LinkState
 from foxden_proto.timers import Timers
 from foxden_proto.v1 import link_pb2 as pb
 from foxden_proto.v1 import pool_pb2
 
-_LINK_STATES_WITH_PEER = frozenset({LinkState.READY, LinkState.DRAINING})
-
-
-@dataclass(frozen=True)
-class LeaseKey:
-    """One lease of one image; `lease_no` grows with every lease of the task and never repeats."""
-
-    job_id: str
-    index: int
-    lease_no: int
-
-    @classmethod
-    def of(cls, lease: pb.Lease) -> LeaseKey:
-        return cls(lease.job_id, lease.index, lease.lease_no)
-
-    def message(self) -> pb.Lease:
-        return pb.Lease(job_id=self.job_id, index=self.index, lease_no=self.lease_no)
-
-
-@dataclass(frozen=True)
-class HeartbeatDue:
-    """Agent: call `heartbeat` with the cards' readings."""
-
-
-@dataclass(frozen=True)
-class Silent:
-    """The other side has said nothing for `timers.silent`: close the transport."""
-
-
-@dataclass(frozen=True)
-class LeasesExpired:
-    """The link was gone for `timers.lease_lost`. Agent: stop these, they run elsewhere now.
-    Broker: everything this agent held is lost (`leases` is empty)."""
-
-    leases: tuple[LeaseKey, ...] = ()
-
-
-@dataclass(frozen=True)
-class Unacknowledged:
-    """Broker: the agent neither took nor refused these in time; give them to another card."""
-
-    leases: tuple[LeaseKey, ...]
-
-
-@dataclass(frozen=True)
-class Dropped:
-    """Agent: the broker does not count on these any more; stop them."""
-
-    leases: tuple[LeaseKey, ...]
-
-
-Event = Message | HeartbeatDue | Silent | LeasesExpired | Unacknowledged | Dropped
-
-
-class _Link:
-    """What both roles share: the state, the outgoing queue and the silence timers."""
-
-    def __init__(self, timers: Timers, now: float, state: LinkState) -> None:
-        self.timers = timers
-        self.state = state
-        self._heard = now
-        self._lost_at = now
-        self._out: list[bytes] = []
-        self._greeting: object = None  # what opened this conversation: the hello, or the welcome
-
-    @property
-    def up(self) -> bool:
-        return self.state in _LINK_STATES_WITH_PEER
-
-    def outgoing(self) -> list[bytes]:
-        """The messages to send now, oldest first; each is handed out once."""
-        out, self._out = self._out, []
-        return out
-
-    def opened(self, now: float) -> None:
-        self._advance(LinkEvent.OPENED)
-        self._heard = now
-        self._greeting = None
-        self._out.clear()
-
-    def lost(self, now: float) -> None:
-        """The transport is gone. Harmless when called twice or after the end."""
-        self._out.clear()
-        if self.state in (LinkState.CLOSED, LinkState.DISCONNECTED):
-            return
-        if self.up:  # a dial that fails at its hello must not make the grace any longer
-            # Nor must the time in which nobody had noticed yet that the peer was gone.
-            self._lost_at = min(now, self._heard + self.timers.silent)
-        self._advance(LinkEvent.LOST)
-
-    def silent_for(self, now: float) -> float:
-        return now - self._heard
-
-    def _advance(self, event: LinkEvent) -> None:
-        self.state = advance(LINK, self.state, event)
-
-    def _decode(self, data: bytes, kind: type[Any], now: float) -> tuple[str, Any]:
-        frame = decode(data, kind)
-        self._heard = now
-        name = frame.WhichOneof("frame")
-        # An unknown frame of a newer peer has no name here; ignoring it keeps old and new together.
-        return (name, getattr(frame, name)) if name else ("", None)
-
 
 @dataclass
-class _Held:
+class Holding:
     started: bool = False
     outcome: pb.AgentFrame | None = None
 
 
-class AgentLink(_Link):
+class AgentLink(Link):
     """The agent's end. `identity` is the Hello to open with; its leases are filled in here.
 
     `prove` signs the broker's nonce where the agent has a key of its own; without it the agent
@@ -161,7 +48,7 @@ class AgentLink(_Link):
         self.identity = identity
         self.prove = prove
         self._asked = self._said_hello = False
-        self.held: dict[LeaseKey, _Held] = {}
+        self.held: dict[LeaseKey, Holding] = {}
         self._beat_due = now
         self._beats = 0
         self._draining = ""
@@ -307,7 +194,7 @@ class AgentLink(_Link):
         for key in stale:
             del self.held[key]
         for key in keys:
-            self.held[key] = _Held()
+            self.held[key] = Holding()
         fresh = pb.Assignment(card_id=assignment.card_id, tasks=tasks)
         return [*([Dropped(stale)] if stale else []), fresh]
 
@@ -421,136 +308,3 @@ class AgentLink(_Link):
     def _put(self, **frame: Any) -> None:
         if self.up or "hello" in frame:
             self._out.append(pb.AgentFrame(**frame).SerializeToString())
-
-
-class BrokerLink(_Link):
-    """The broker's end for one agent. It outlives the agent's connections, not the broker."""
-
-    def __init__(self, timers: Timers, now: float) -> None:
-        # A broker that starts again does not know when the link broke: from now.
-        super().__init__(timers, now, LinkState.DISCONNECTED)
-        self._unacknowledged: dict[LeaseKey, float] = {}
-
-    def accepts_work(self, now: float) -> bool:
-        return self.state is LinkState.READY and self.silent_for(now) < self.timers.silent
-
-    def receive(self, data: bytes, now: float) -> list[Event]:
-        name, payload = self._decode(data, pb.AgentFrame, now)
-        if not name or name == "proof":  # checked before the link began; said twice
-            return []
-        if name == "hello" and self.up and payload == self._greeting:
-            return []  # the same one, delivered twice
-        fits = self.state is LinkState.HELLO if name == "hello" else self.up
-        if not fits:
-            raise LinkError(f"the agent sent {name} in state {self.state.value}")
-        check_payload(payload)
-        if name == "hello":
-            self._greeting = payload
-        elif name == "heartbeat":
-            self._put(heartbeat_seen=pb.HeartbeatSeen(number=payload.number))
-        elif name in ("acknowledged", "refused"):
-            for lease in payload.leases:
-                self._unacknowledged.pop(LeaseKey.of(lease), None)
-        elif name == "draining":
-            self._advance(LinkEvent.DRAIN)
-        elif name == "goodbye":
-            self._advance(LinkEvent.CLOSE)
-        elif hasattr(payload, "lease"):
-            self._unacknowledged.pop(LeaseKey.of(payload.lease), None)
-        return [payload]
-
-    def tick(self, now: float) -> list[Event]:
-        if self.state is LinkState.DISCONNECTED:
-            if now - self._lost_at >= self.timers.lease_lost:
-                self._advance(LinkEvent.EXPIRED)
-                return [LeasesExpired()]
-            return []
-        if self.state is LinkState.HELLO and self.silent_for(now) >= self.timers.hello:
-            return [Silent()]
-        if self.up and self.silent_for(now) >= self.timers.silent + self.timers.heartbeat:
-            return [Silent()]
-        late = tuple(key for key, until in self._unacknowledged.items() if now >= until)
-        for key in late:
-            del self._unacknowledged[key]
-            self.stop(key)  # in case the agent is only slow: nobody waits for these any more
-        return [Unacknowledged(late)] if late else []
-
-    def lost(self, now: float) -> None:
-        super().lost(now)
-        self._unacknowledged.clear()  # the lease's own grace decides from here
-
-    def welcome(
-        self, session_id: str, account_id: str, keep: Iterable[LeaseKey], drop: Iterable[LeaseKey]
-    ) -> None:
-        self._advance(LinkEvent.WELCOMED)
-        self._put(
-            welcome=pb.Welcome(
-                session_id=session_id,
-                account_id=account_id,
-                keep=[key.message() for key in keep],
-                drop=[key.message() for key in drop],
-                heartbeat=self.timers.heartbeat,
-                silent=self.timers.silent,
-                lease_lost=self.timers.lease_lost,
-            )
-        )
-
-    def assign(self, assignment: pb.Assignment, now: float) -> None:
-        for task in assignment.tasks:
-            self._unacknowledged[LeaseKey.of(task.lease)] = now + self.timers.acknowledge
-        self._put(assignment=assignment)
-
-    def prefetch(self, card_id: str, model_sha256: str) -> None:
-        """A hint: this model comes next on this card."""
-        self._put(prefetch=pb.Prefetch(card_id=card_id, model_sha256=model_sha256))
-
-    def stop(self, key: LeaseKey) -> None:
-        self._put(stop_task=pb.StopTask(lease=key.message()))
-
-    def preempt(self, key: LeaseKey, reason: str) -> None:
-        """More urgent work needs the card. An agent that does not know the word goes on."""
-        self._put(preempt=pb.Preempt(lease=key.message(), reason=reason))
-
-    def settle(self, lease: pb.Lease, accepted: bool) -> None:
-        self._put(settled=pb.Settled(lease=lease, accepted=accepted))
-
-    def drain(self, reason: str) -> None:
-        if self.up:
-            self._advance(LinkEvent.DRAIN)
-            self._put(drain=pb.Drain(reason=reason))
-
-    def _put(self, **frame: Any) -> None:
-        if self.up:
-            self._out.append(pb.BrokerFrame(**frame).SerializeToString())
-
-
-def rejection(reason: str, *, final: bool, retry_after: float = 0.0) -> bytes:
-    """The one message a broker sends to an agent it will not talk to."""
-    rejected = pb.Rejected(reason=reason, final=final, retry_after=retry_after)
-    return pb.BrokerFrame(rejected=rejected).SerializeToString()
-
-
-def challenge(nonce: bytes) -> bytes:
-    """What a broker asks of an agent that has a key of its own."""
-    return pb.BrokerFrame(challenge=pb.Challenge(nonce=nonce)).SerializeToString()
-
-
-def pending(reason: str) -> bytes:
-    """The agent has proved itself, and waits for somebody's yes. A sign of life, too."""
-    return pb.BrokerFrame(pending=pb.Pending(reason=reason)).SerializeToString()
-
-
-def admitted() -> bytes:
-    """The agent may say hello."""
-    return pb.BrokerFrame(admitted=pb.Admitted()).SerializeToString()
-
-
-def read_proof(data: bytes) -> bytes:
-    """The signature in the frame that answers a challenge. Raises LinkError."""
-    frame = decode(data, pb.AgentFrame)
-    if frame.WhichOneof("frame") != "proof":
-        raise LinkError("the agent did not answer the challenge")
-    signature: bytes = frame.proof.signature
-    if len(signature) != SIGNATURE_BYTES:
-        raise LinkError(f"a signature of {len(signature)} bytes")
-    return signature
