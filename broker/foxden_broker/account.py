@@ -16,7 +16,8 @@ from foxden_broker.hub import Hub
 from foxden_broker.inlining import Recent, Sending
 from foxden_broker.joining.enrolled import EnrolledIds
 from foxden_broker.metrics import Metrics
-from foxden_broker.pool import Held, OpenJob, Pool, PoolCard
+from foxden_broker.pool import Pool
+from foxden_broker.pool_parts import Held, OpenJob, PoolCard
 from foxden_broker.quotas import Defaults, day_of, refusal, room
 from foxden_broker.retries import after_loss
 from foxden_broker.scheduler import backlog
@@ -325,7 +326,7 @@ class Account:
         if not job.resolved:
             told.position = self.pool.position(job)
             return told
-        place = self.pool.place(job, time.monotonic())
+        place = self.pool.scheduled.place(job, time.monotonic())
         told.position = place.position
         if not told.waiting_for and place.p50 is not None and place.p90 is not None:
             told.eta_p50, told.eta_p90 = round(place.p50, 1), round(place.p90, 1)

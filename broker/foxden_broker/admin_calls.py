@@ -9,7 +9,7 @@ import math
 from foxden_broker import pool_calls
 from foxden_broker.account import Account, now_ms
 from foxden_broker.named import the_one
-from foxden_broker.pool import PoolCard
+from foxden_broker.pool_parts import PoolCard
 from foxden_broker.problems import invalid, not_found
 from foxden_broker.quotas import most_queued
 from foxden_broker.store.base import Quota

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from google.protobuf.message import Message
 
 from foxden_broker.account import Account, now_ms
-from foxden_broker.pool import Held, PoolCard
+from foxden_broker.pool_parts import Held, PoolCard
 from foxden_broker.retries import after_failure
 from foxden_broker.session import Session
 from foxden_broker.store.base import Checkpoint, Lease, Picture, StoreError, Task

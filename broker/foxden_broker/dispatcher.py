@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 
 from foxden_broker import doubts
 from foxden_broker.account import Account, now_ms
-from foxden_broker.pool import Held, real
+from foxden_broker.pool_parts import Held
+from foxden_broker.pool_scheduled import real
 from foxden_broker.scheduler.facts import Action, Expire, Give, Image, Preempt
 from foxden_broker.scheduler.planning import plan
 from foxden_broker.scheduler.prefetch import next_model

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 
 from foxden_broker.account import Account
-from foxden_broker.pool import Held
+from foxden_broker.pool_parts import Held
 from foxden_broker.retries import after_loss
 from foxden_broker.store.base import Job
 from foxden_proto.states import TASK_HELD, TaskState

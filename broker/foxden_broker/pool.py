@@ -11,135 +11,20 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from foxden_broker.catalogue import Catalogue, offers
+from foxden_broker.pool_parts import Held, OpenJob, PoolCard
+from foxden_broker.pool_scheduled import Scheduled, real
 from foxden_broker.quotas import Tally
 from foxden_broker.retries import cards_failed_on
 from foxden_broker.scheduler.ahead import Ahead
-from foxden_broker.scheduler.facts import (
-    CardFacts,
-    Give,
-    Image,
-    JobFacts,
-    Kind,
-    Need,
-    Outcome,
-    Preempt,
-)
-from foxden_broker.scheduler.lines import Job as SchedulerJob
-from foxden_broker.scheduler.outlook import Outlook, Place
+from foxden_broker.scheduler.facts import Give, Kind, Need, Preempt
 from foxden_broker.scheduler.queue import State
 from foxden_broker.store.base import Checkpoint, Job, Lease, Task
-from foxden_proto.batches import batch_key, most_images, steps_left
+from foxden_proto.batches import most_images
 from foxden_proto.states import TASK_HELD, TaskEvent, TaskState
-from foxden_proto.v1 import pool_pb2
 from foxden_proto.v1.generation_pb2 import ImageRequest
-
-_MOST_KINDS = 10_000
-_WORKING = frozenset({pool_pb2.MODE_READY, pool_pb2.MODE_DUTY_CYCLED})
-_BLAMED = {
-    TaskEvent.FAIL: Outcome.FAILED,
-    TaskEvent.GIVE_UP: Outcome.FAILED,
-    TaskEvent.LOSE: Outcome.LOST,
-    TaskEvent.REFUSE: Outcome.REFUSED,
-}
-_BLAMELESS = {
-    TaskEvent.FINISH: Outcome.DONE,
-    TaskEvent.LOSE: Outcome.RELEASED,
-    TaskEvent.RELEASED: Outcome.RELEASED,
-}
-
-
-def real(image: Image) -> Image:
-    """What the scheduler names, with the id that everybody else knows its job by."""
-    name, index = image
-    return name.partition("@")[0], index
-
-
-@dataclass
-class PoolCard:
-    """A card as it was last described, and how it is now."""
-
-    info: pool_pb2.CardInfo
-    agent_id: str
-    agent_name: str
-    agent_version: str
-    last_seen_ms: int
-    online: bool = False
-    mode: pool_pb2.Mode.ValueType = pool_pb2.MODE_READY
-    reasons: tuple[str, ...] = ()
-    readings: pool_pb2.CardReadings = field(default_factory=pool_pb2.CardReadings)
-    standing: str = ""  # what an administrator decided: "", "cordoned" or "draining"
-
-    @property
-    def works(self) -> bool:
-        """Whether it takes new images."""
-        return self.online and self.mode in _WORKING and not self.standing
-
-    @property
-    def why_not(self) -> str:
-        """Why it takes none although it is online, in words for people."""
-        return ", ".join([*filter(None, [self.standing]), *self.reasons]) or "paused"
-
-    @property
-    def facts(self) -> CardFacts:
-        """Cards of one class, such as two RTX 4070, start from the same estimates."""
-        info = self.info
-        named = info.name.rpartition(" in ")[0] or info.name  # "RTX 4070 in kitchen-pc"
-        named = f"{named} {info.device.partition(':')[0]}"
-        return CardFacts(info.card_id, named, info.memory_total, max(1, info.most_together))
-
-
-@dataclass(slots=True)
-class OpenJob:
-    """A job with images that wait or run. A hundred thousand of them may wait, so it is small: the
-    request is kept as the store has it, and read when somebody asks for it."""
-
-    job_id: str
-    member: str
-    request_bytes: bytes
-    priority: int
-    created_ms: int
-    deadline_ms: int
-    resolved: bool  # the model is known and every default filled in
-    kind: Kind
-    cancelled: bool = False
-    waiting: set[int] = field(default_factory=set)
-    held: int = 0  # images that a card has, or that are on their way through the store to one
-    resumes: dict[int, int] | None = None  # steps of the checkpoints that images go on from
-
-    @property
-    def request(self) -> ImageRequest:
-        return ImageRequest.FromString(self.request_bytes)
-
-    def image_request(self, index: int) -> ImageRequest:
-        """The request of one image: the job's, with the image's own seed."""
-        request = self.request
-        request.seed += index
-        return request
-
-
-@dataclass
-class Held:
-    """A lease that a card has."""
-
-    lease: Lease
-    card_id: str
-    agent_id: str
-    started: bool
-    deadline: float  # monotonic seconds after which it is taken away
-    releasing: bool = False  # the owner takes the card back; the last checkpoint may follow
-    restored: bool = False  # from before this broker began to plan
-    batch: int = 1  # images that ride through the card together, this one included
-    started_at: float = 0.0  # monotonic seconds; 0: not known
-    puts: list[str] = field(default_factory=list)  # sha256 of pictures that were sent for it
-    task: Task | None = None  # as it was when it was leased
-
-    @property
-    def resumed(self) -> bool:
-        """Whether it was given with a checkpoint to go on from."""
-        return self.task is not None and self.task.checkpoint is not None
 
 
 class Pool:
@@ -154,14 +39,13 @@ class Pool:
         self.held: dict[Lease, Held] = {}
         self.tally = Tally()
         self.scheduler = State(self._capable, self._together)
-        self.outlook = Outlook(self.scheduler)
+        self.scheduled = Scheduled(self.jobs, self.scheduler)
         self._accepting: set[str] = set()  # agents whose link takes work
         self._of_agent: defaultdict[str, set[str]] = defaultdict(set)  # card ids
         self._leases_of_agent: defaultdict[str, set[Lease]] = defaultdict(set)
         self._images_on: defaultdict[str, int] = defaultdict(int)
         self._catalogue: Catalogue | None = None  # until a card comes, goes or changes
         self._able: dict[Need, list[PoolCard]] = {}  # until then as well
-        self._kinds: dict[tuple[Kind, int], Kind] = {}  # one object for all jobs of a kind
 
     # Cards
 
@@ -272,7 +156,7 @@ class Pool:
         self.jobs[job.job_id] = opened
         self.tally.waits(job.member, len(opened.waiting), job.priority)
         if opened.resolved:
-            self._schedule(opened, sorted(opened.waiting))
+            self.scheduled.waits(opened, sorted(opened.waiting))
         else:
             self.unresolved.add(job.job_id)
             self._unresolved[job.priority].add(job.job_id, len(opened.waiting), 0.0)
@@ -283,7 +167,7 @@ class Pool:
         job.request_bytes = complete.SerializeToString()
         job.kind, job.resolved = self._kind(complete), True
         self._known(job)
-        self._schedule(job, sorted(job.waiting))
+        self.scheduled.waits(job, sorted(job.waiting))
 
     def position(self, job: OpenJob) -> int:
         """Images that go before a job whose model is not known yet."""
@@ -303,7 +187,7 @@ class Pool:
         ids = (task.lease, task.card_id, task.agent_id)
         self.hold(Held(*ids, started, deadline, releasing, task=task, restored=True))
         if task.card_id in self.cards and opened.resolved:
-            self._schedule(opened, (), {task.index: cards_failed_on(task)})
+            self.scheduled.waits(opened, (), {task.index: cards_failed_on(task)})
             now = time.monotonic()
             self.scheduler.restored(job.job_id, task.index, task.card_id, now, started=started)
 
@@ -322,26 +206,26 @@ class Pool:
             self._waits(job, index)
             if job.resolved:
                 if not waited:
-                    self._resumes(job, index, checkpoint)
-                self._schedule(job, (index,), {} if avoid is None else {index: avoid})
+                    self.scheduled.resumes_from(job, index, checkpoint)
+                self.scheduled.waits(job, (index,), {} if avoid is None else {index: avoid})
 
     def unqueue(self, job_id: str, index: int) -> None:
         job = self.jobs.get(job_id)
         if job is not None and index in job.waiting:
             self._left(job, index)
-            self.scheduler.image_left(*self._known_as(job_id, index), time.monotonic())
-            self._resumes(job, index, None)
+            self.scheduler.image_left(*self.scheduled.known_as(job_id, index), time.monotonic())
+            self.scheduled.resumes_from(job, index, None)
             self._close_if_over(job)
 
     def set_aside(self, job_id: str, index: int) -> None:
         """It is being ended in the store, and must not be handed out meanwhile."""
-        self.scheduler.image_left(*self._known_as(job_id, index), time.monotonic())
+        self.scheduler.image_left(*self.scheduled.known_as(job_id, index), time.monotonic())
 
     def take_back(self, job_id: str, index: int) -> None:
         """What was set aside waits on, unless it has ended."""
         job = self.jobs.get(job_id)
         if job is not None and index in job.waiting:
-            self._schedule(job, (index,))
+            self.scheduled.waits(job, (index,))
 
     # Leases
 
@@ -362,9 +246,11 @@ class Pool:
         self._runs(job, -1)
         if waits:
             self._waits(job, index)
-        self.scheduler.not_given(*self._known_as(job_id, index), time.monotonic(), waits=waits)
+        self.scheduler.not_given(
+            *self.scheduled.known_as(job_id, index), time.monotonic(), waits=waits
+        )
         if not waits:
-            self._resumes(job, index, None)
+            self.scheduled.resumes_from(job, index, None)
         self._close_if_over(job)
 
     def hold(self, held: Held) -> None:
@@ -375,7 +261,7 @@ class Pool:
 
     def started(self, held: Held) -> None:
         held.started, held.started_at = True, time.monotonic()
-        image = self._known_as(held.lease.job_id, held.lease.index)
+        image = self.scheduled.known_as(held.lease.job_id, held.lease.index)
         self.scheduler.image_started(*image, held.started_at)
 
     def ended(
@@ -404,52 +290,27 @@ class Pool:
         if waits:
             self._waits(job, lease.index)
         step = checkpoint.step if checkpoint is not None and waits else 0
-        moves = step != self._step(job, lease.index)  # it is another kind of work from now on
-        image = self._known_as(lease.job_id, lease.index)
+        moves = step != self.scheduled.step(
+            job, lease.index
+        )  # it is another kind of work from now on
+        image = self.scheduled.known_as(lease.job_id, lease.index)
         before = self.scheduler.jobs.get(image[0])
         held_there = image in self.scheduler.holders
         preempted = self.scheduler.preempts.get(image, 0)
         if held_there:
-            self._tell_end(image, event, held, waits and not moves, blame, run)
+            self.scheduled.ended(image, event, held, waits and not moves, blame, run)
         if moves:
-            self._resumes(job, lease.index, checkpoint if waits else None)
+            self.scheduled.resumes_from(job, lease.index, checkpoint if waits else None)
         if waits and job.resolved and (moves or not held_there):
             avoid = before.avoid.get(lease.index) if before is not None else None
-            self._schedule(job, (lease.index,), {lease.index: avoid} if avoid else None)
+            self.scheduled.waits(job, (lease.index,), {lease.index: avoid} if avoid else None)
             if preempted:
-                again = self._known_as(lease.job_id, lease.index)
+                again = self.scheduled.known_as(lease.job_id, lease.index)
                 self.scheduler.preempts[again] = preempted
         self._close_if_over(job)
 
     def leases_of(self, agent_id: str) -> list[Held]:
         return [self.held[lease] for lease in self._leases_of_agent.get(agent_id, ())]
-
-    def _tell_end(
-        self,
-        image: tuple[str, int],
-        event: TaskEvent | None,
-        held: Held | None,
-        waits: bool,
-        blame: bool,
-        run: float | None,
-    ) -> None:
-        now = time.monotonic()
-        if event is TaskEvent.REFUSE and not blame:  # it never reached the card
-            self.scheduler.not_given(*image, now, waits=waits)
-            return
-        outcomes = _BLAMED if blame else _BLAMELESS
-        outcome = outcomes.get(event) if event is not None else None
-        load = None
-        if run is not None and held is not None and held.started_at:
-            load = max(0.0, now - held.started_at - run)
-        self.scheduler.image_ended(
-            *image,
-            now,
-            outcome or Outcome.STOPPED,
-            waits=waits,
-            load_seconds=load,
-            run_seconds=run,
-        )
 
     # Inside
 
@@ -471,21 +332,6 @@ class Pool:
         job.held += images
         self.tally.runs(job.member, images)
 
-    # Images that go on from a checkpoint are work of another kind than those of their job that
-    # begin: less is left of them, and they ride with others of the same step. To the scheduler they
-    # are a job of their own, as old as theirs: `JOB@STEP`. Nobody else sees that name.
-
-    def place(self, job: OpenJob, now: float) -> Place:
-        """Where a job stands, all its parts together."""
-        names = {self._known_as(job.job_id, index)[0] for index in job.resumes or ()}
-        parts = [name for name in (job.job_id, *sorted(names)) if name in self.scheduler.jobs]
-        places = [self.outlook.place(name, now) for name in parts or [job.job_id]]
-        p50 = [place.p50 for place in places if place.p50 is not None]
-        p90 = [place.p90 for place in places if place.p90 is not None]
-        whole = len(p50) == len(p90) == len(places)
-        position = min(place.position for place in places)
-        return Place(position, max(p50), max(p90)) if whole else Place(position)
-
     def preempting(self, preempt: Preempt) -> list[Held]:
         """The card is asked to release these: what it holds of them."""
         self.scheduler.preempting(preempt, time.monotonic())
@@ -496,64 +342,8 @@ class Pool:
             if held.card_id == preempt.card_id and (held.lease.job_id, held.lease.index) in images
         ]
 
-    def _known_as(self, job_id: str, index: int) -> Image:
-        """An image as the scheduler knows it."""
-        job = self.jobs.get(job_id)
-        step = self._step(job, index) if job is not None else 0
-        return (f"{job_id}@{step}" if step else job_id), index
-
-    def _step(self, job: OpenJob, index: int) -> int:
-        return job.resumes.get(index, 0) if job.resumes else 0
-
-    def _resumes(self, job: OpenJob, index: int, checkpoint: Checkpoint | None) -> None:
-        """From where it goes on when it is drawn next."""
-        if checkpoint is None:
-            if job.resumes is not None:
-                job.resumes.pop(index, None)
-                job.resumes = job.resumes or None
-            return
-        if job.resumes is None:
-            job.resumes = {}
-        job.resumes[index] = checkpoint.step
-
-    def _schedule(
-        self, job: OpenJob, indices: Iterable[int], avoid: dict[int, frozenset[str]] | None = None
-    ) -> None:
-        """Tell the scheduler that these wait; it forgets a job when nothing waits or is held."""
-        now = time.monotonic()
-        for index, cards in (avoid or {}).items():
-            self._part(job, index, now).avoid[index] = cards
-        part = None
-        for index in indices:
-            if part is None or job.resumes:
-                part = self._part(job, index, now)
-            self.scheduler.image_waits(part.facts.job_id, index, now)
-
-    def _part(self, job: OpenJob, index: int, now: float) -> SchedulerJob:
-        """What the scheduler has for this image: the job, or those of its images that go on from
-        the same step."""
-        name, _ = self._known_as(job.job_id, index)
-        if name not in self.scheduler.jobs:
-            ahead = now - time.time()  # of the clock that jobs are stamped with
-            deadline = job.deadline_ms / 1000 + ahead if job.deadline_ms else float("inf")
-            created = job.created_ms / 1000 + ahead
-            kind = job.kind
-            if step := self._step(job, index):
-                left = steps_left(job.request, step)
-                kind = self._one_object(replace(kind, steps=left, rest=(step, kind.steps)))
-            facts = JobFacts(name, job.member, kind, created, job.priority, deadline)
-            self.scheduler.add_job(facts, (), now)
-        return self.scheduler.jobs[name]
-
     def _kind(self, request: ImageRequest) -> Kind:
-        key = batch_key(request)
-        kind = Kind(*key[:-1], model_bytes=self.catalogue().size(request.model_sha256))
-        return self._one_object(kind)
-
-    def _one_object(self, kind: Kind) -> Kind:
-        if len(self._kinds) >= _MOST_KINDS:
-            self._kinds.clear()
-        return self._kinds.setdefault((kind, kind.model_bytes), kind)
+        return self.scheduled.kind(request, self.catalogue().size(request.model_sha256))
 
     def _close_if_over(self, job: OpenJob) -> None:
         if not job.waiting and not job.held:

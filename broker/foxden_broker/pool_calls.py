@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from foxden_broker.account import Account, now_ms
-from foxden_broker.pool import PoolCard
+from foxden_broker.pool_parts import PoolCard
 from foxden_broker.problems import invalid, not_found
 from foxden_broker.store.base import Store
 from foxden_broker.tokens import SCOPES, new_token

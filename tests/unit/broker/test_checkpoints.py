@@ -394,8 +394,8 @@ async def test_place_of_a_job_with_images_at_several_steps_x_counts_all_of_them(
     assert sorted(opened.waiting) == [0, 1, 2]
     parts = account.pool.scheduler.jobs
     assert sorted(len(job.waiting) for job in parts.values()) == [1, 2]
-    place = account.pool.place(opened, time.monotonic())
-    whole = [account.pool.outlook.place(name, time.monotonic()).p50 for name in parts]
+    place = account.pool.scheduled.place(opened, time.monotonic())
+    whole = [account.pool.scheduled.outlook.place(name, time.monotonic()).p50 for name in parts]
     assert place.p50 == pytest.approx(max(p50 for p50 in whole if p50 is not None), rel=0.2)
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from foxden_broker.catalogue import Catalogue, resolve
-from foxden_broker.pool import Pool, PoolCard
+from foxden_broker.pool import Pool
+from foxden_broker.pool_parts import PoolCard
 from foxden_broker.scheduler.facts import Kind
 from foxden_proto.problems import Problem, Reason
 from foxden_proto.v1.generation_pb2 import ImageRequest

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from foxden_broker.pool import Held, Pool, PoolCard
+from foxden_broker.pool import Pool
+from foxden_broker.pool_parts import Held, PoolCard
 from foxden_broker.scheduler.facts import Give
 from foxden_broker.store.base import Attempt, Job, Lease, Task
 from foxden_proto.states import JobState, TaskEvent, TaskState
