@@ -156,7 +156,7 @@ async def agent(settings: AgentSettings) -> AsyncIterator[Running]:
         today = Today(settings.folder)
         stack.callback(today.save)
         for worker in workers.values():
-            worker.on_picture = today.add
+            worker.held.on_picture = today.add
         names = {card.device: card.name for card in cards}
         seen = Seen(
             *(hello.agent_name, names, lent, owner),
@@ -312,7 +312,7 @@ async def _give_back_all(workers: dict[str, CardWorker], within: float) -> None:
     """What is drawn goes on elsewhere from its last step, if that takes no longer than `within`."""
     for worker in workers.values():
         worker.give_back([_STOPPED])
-    await asyncio.gather(*(worker.last_things(within) for worker in workers.values()))
+    await asyncio.gather(*(worker.held.last_things(within) for worker in workers.values()))
 
 
 def _scan(settings: AgentSettings) -> list[LocalModel]:

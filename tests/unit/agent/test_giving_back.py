@@ -198,7 +198,7 @@ async def test_link_is_down_x_release_is_said_when_it_is_back(card: Card) -> Non
     await drawing(card, 3)
     card._agent.lost(time.monotonic())
     await card.worker.give_back(GAME)
-    await card.worker.last_things(5)
+    await card.worker.held.last_things(5)
     outcome = card._agent.held[key].outcome
     assert outcome is not None
     assert not outcome.released.releasing

@@ -46,7 +46,7 @@ async def test_game_fills_the_screen_x_told_at_once_given_back_and_lent_again_af
     assert "witcher3.exe" in mode.mode.reasons[0]
     (ended,) = await card.ended(key)
     assert ended.checkpoint.step >= 1
-    await card.worker.last_things(5)
+    await card.worker.held.last_things(5)
     assert not engine.is_running()
     card.give("a cat", job="crossed")
     (refused,) = card.said("refused")
@@ -74,7 +74,7 @@ async def test_card_is_lost_while_it_draws_x_given_back_said_and_lent_again_when
     (ended,) = await card.ended(key)
     assert isinstance(ended, pb.TaskReleased)
     assert ended.checkpoint.step >= 1
-    await card.worker.last_things(5)
+    await card.worker.held.last_things(5)
     assert not engine.is_running()
     for _ in range(6):
         card.read()
