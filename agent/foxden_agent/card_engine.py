@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from foxden_agent.backoff import delays
-from foxden_agent.engine_client import EngineDied, EngineFailed, EngineProcess, EngineRefused
+from foxden_agent.engine_client import EngineProcess
+from foxden_agent.engine_errors import EngineDied, EngineFailed, EngineRefused
 from foxden_agent.engine_health import EngineHealth
 from foxden_agent.model_loader import ModelLoader
 from foxden_agent.models import DEMO_MODEL, LocalModel

@@ -130,7 +130,7 @@ def _minutes(text: str) -> float:
 
 async def _run(args: argparse.Namespace) -> int:
     from foxden_agent import app, identity
-    from foxden_agent.engine_client import EngineFailed
+    from foxden_agent.engine_errors import EngineFailed
     from foxden_agent.link_driver import LinkRefused
     from foxden_agent.owners_side import OwnersSide, beside_the_agent
     from foxden_agent.updating import yielding
@@ -206,7 +206,7 @@ async def _live(
 ) -> None:
     """Serve a broker: the one that was given, or joined before, or on the page now."""
     from foxden_agent import app, identity
-    from foxden_agent.engine_client import EngineFailed
+    from foxden_agent.engine_errors import EngineFailed
     from foxden_agent.link_driver import LinkRefused
     from foxden_agent.owners_side import first_run, plugs
     from foxden_agent.updating import yielding

@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from foxden_agent.engine_client import EngineFailed, EngineProcess, EngineRefused
+from foxden_agent.engine_client import EngineProcess
+from foxden_agent.engine_errors import EngineFailed, EngineRefused
 from foxden_agent.model_loader import ModelLoader, source
 from foxden_agent.models import LocalModel
 from foxden_agent.placement import Placement

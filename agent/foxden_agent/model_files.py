@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from foxden_agent.engine_client import EngineRefused
+from foxden_agent.engine_errors import EngineRefused
 
 if TYPE_CHECKING:
     from foxden_agent.models import LocalModel
@@ -37,9 +37,9 @@ class ModelFilesChanged(EngineRefused):
             f"model {name!r} can't be used here: {changed} since this agent read it; put the "
             "right file back, and it is offered again within moments, or start the agent again so "
             "that it reads the model anew",
-            retryable=True,
-            code=grpc.StatusCode.FAILED_PRECONDITION,
+            grpc.StatusCode.FAILED_PRECONDITION,
         )
+        self.retryable = True
 
 
 def what_changed(local: LocalModel) -> str | None:

@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 import psutil
 
 from foxden_agent import model_cache
-from foxden_agent.engine_client import EngineDied, EngineFailed, EngineProcess, EngineRefused
+from foxden_agent.engine_client import EngineProcess
+from foxden_agent.engine_errors import EngineDied, EngineFailed, EngineRefused
 from foxden_agent.model_cache import ModelCache
 from foxden_agent.model_files import ModelFilesChanged, what_changed
 from foxden_agent.models import LocalModel

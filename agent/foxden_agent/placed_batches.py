@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from foxden_agent.drawing import Drawing, HeldImage
-from foxden_agent.engine_client import EngineFailed, EngineRefused
+from foxden_agent.engine_errors import EngineFailed, EngineRefused
 from foxden_agent.placement import Placement, Refusal
 from foxden_agent.placement.placer import Placer, work_of
 

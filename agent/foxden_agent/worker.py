@@ -8,7 +8,8 @@ from collections.abc import Callable, Coroutine, Iterable
 
 from foxden_agent.card_engine import CardEngine
 from foxden_agent.drawing import Drawing, HeldImage, Listener
-from foxden_agent.engine_client import EngineFailed, EngineProcess, EngineRefused
+from foxden_agent.engine_client import EngineProcess
+from foxden_agent.engine_errors import EngineFailed, EngineRefused
 from foxden_agent.held_images import HeldImages
 from foxden_agent.model_cache import ModelCache
 from foxden_agent.model_files import ModelFilesChanged

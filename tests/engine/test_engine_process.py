@@ -13,7 +13,8 @@ import grpc
 import pytest
 import pytest_asyncio
 
-from foxden_agent.engine_client import EngineDied, EngineProcess, EngineRefused, EngineSilent
+from foxden_agent.engine_client import EngineProcess
+from foxden_agent.engine_errors import EngineDied, EngineRefused, EngineSilent
 from foxden_agent.models import DEMO_MODEL
 from foxden_proto.timers import Timers
 from foxden_proto.v1.engine_pb2 import DescribeRequest, ModelSource

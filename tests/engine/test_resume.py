@@ -21,7 +21,8 @@ import pytest_asyncio
 from PIL import Image
 
 from foxden_agent.engine.samplers import samplers
-from foxden_agent.engine_client import EngineProcess, EngineRefused
+from foxden_agent.engine_client import EngineProcess
+from foxden_agent.engine_errors import EngineRefused
 from foxden_proto.timers import Timers
 from foxden_proto.v1.engine_pb2 import Batch, EngineEvent
 

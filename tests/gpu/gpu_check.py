@@ -21,7 +21,8 @@ from pathlib import Path
 
 import psutil
 
-from foxden_agent.engine_client import EngineFailed, EngineProcess
+from foxden_agent.engine_client import EngineProcess
+from foxden_agent.engine_errors import EngineFailed
 from foxden_agent.models import DEMO_MODEL
 from foxden_agent.placement import CardFacts, Remembered, Work, estimates
 from foxden_agent.placement.facts import MIB

@@ -12,7 +12,7 @@ Traps:
   that is drawn on another thread would get meta tensors. A torch function mode is a thread's own.
 - A mapped page that is no longer in its file ends the process with SIGBUS. `Files.check` looks
   before pages are touched again; for the moment in between the agent knows the signal
-  (engine_client.EngineDied.file_changed).
+  (engine_errors.EngineDied.file_changed).
 - A mapping shows what is written into the file later: a file that changed is never gone on with.
 """
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from foxden_agent.card_engine import demo_batch
-from foxden_agent.engine_client import EngineFailed, EngineProcess
+from foxden_agent.engine_client import EngineProcess
+from foxden_agent.engine_errors import EngineFailed
 from foxden_proto.timers import Timers
 
 _STEPS = 20

@@ -17,7 +17,7 @@ from typing import Any
 
 from foxden_agent.backoff import delays
 from foxden_agent.doctor.judging import Finding, Level, worst
-from foxden_agent.engine_client import EngineFailed
+from foxden_agent.engine_errors import EngineFailed
 from foxden_agent.page.plugs import (
     CannotInstall,
     CannotJoin,

@@ -15,7 +15,7 @@ from typing import Any
 
 import grpc
 
-from foxden_agent.engine_client import EngineDied, EngineRefused, EngineSilent
+from foxden_agent.engine_errors import EngineDied, EngineRefused, EngineSilent
 from foxden_proto.v1.engine_pb2 import (
     Batch,
     Device,
@@ -143,7 +143,7 @@ class SimulatedEngine:
     async def generate(self, batch: Batch) -> AsyncIterator[EngineEvent]:
         self._alive()
         if self._busy:
-            raise EngineRefused("the engine draws another batch", retryable=True)
+            raise EngineRefused("the engine draws another batch", grpc.StatusCode.ALREADY_EXISTS)
         self._busy = True
         try:
             async for event in self._generate(batch):
@@ -166,11 +166,11 @@ class SimulatedEngine:
                 self.machine.violated(f"{item.item_id} goes on from {item.checkpoint!r}")
         if begun and draw.random() < faults.stale:
             why = "this engine is of another version"
-            raise EngineRefused(why, retryable=False, code=grpc.StatusCode.ABORTED)
+            raise EngineRefused(why, grpc.StatusCode.ABORTED)
         crash_at = draw.randint(0, steps) if draw.random() < faults.crash else -1
         hang_at = draw.randint(0, steps) if draw.random() < faults.hang else -1
         if faults.broken or draw.random() < faults.refuse:
-            raise EngineRefused("out of memory", retryable=True)
+            raise EngineRefused("out of memory", grpc.StatusCode.RESOURCE_EXHAUSTED)
         self.machine.note(f"draws {len(items)} from step {begun}")
         for step in range(begun + 1, steps + 1):
             await self._pass(draw.uniform(0.2, 0.6) * self.machine.pace)

@@ -50,12 +50,11 @@ async def test_running_image_x_stored_every_few_seconds_and_told(card: Card) -> 
 async def test_batch_x_its_images_are_stored_at_the_same_steps(card: Card) -> None:
     keys = card.give("slow", "slow", "slow")
 
-    def stored(index: int) -> list[int]:
-        return [s.checkpoint.step for s in card.said("checkpoint") if s.lease.index == index]
+    def stored(index: int) -> set[int]:
+        return {s.checkpoint.step for s in card.said("checkpoint") if s.lease.index == index}
 
-    await card.until(lambda: all(len(stored(index)) >= 2 for index in range(3)))
-    steps = [stored(index)[:2] for index in range(3)]
-    assert steps[0] == steps[1] == steps[2]
+    # Not the first two of each: on a busy machine a PUT may come too late, which skips one.
+    await card.until(lambda: len(stored(0) & stored(1) & stored(2)) >= 2)
     for key in keys:
         card.worker.stop(key)
     await card.ended(*keys)
@@ -85,7 +84,7 @@ async def test_given_back_while_drawing_x_releasing_then_the_engine_dies_then_th
     ]
     await gone
     assert not engine.is_running() or engine.status() == psutil.STATUS_ZOMBIE
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 3.0
     ends = await card.ended(running, other, staged)
     assert kinds(ends) == ["TaskReleased"] * 3
     assert {end.reason for end in ends} == {GAME[0]}
@@ -107,7 +106,7 @@ async def test_engine_stuck_in_a_step_x_is_gone_at_once_with_the_step_before(car
     engine = engine_of(card)
     began = time.monotonic()
     await card.worker.give_back(GAME)
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 3.0
     assert not engine.is_running()
     (end,) = await card.ended(key)
     assert end.checkpoint.step == 3

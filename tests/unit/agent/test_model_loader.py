@@ -15,7 +15,8 @@ import pytest_asyncio
 
 from foxden_agent import idle_engine
 from foxden_agent.card_engine import CardEngine
-from foxden_agent.engine_client import EngineDied, EngineProcess, EngineRefused
+from foxden_agent.engine_client import EngineProcess
+from foxden_agent.engine_errors import EngineDied, EngineRefused
 from foxden_agent.model_files import FileStamp, ModelFilesChanged
 from foxden_agent.model_loader import ModelLoader
 from foxden_agent.models import LocalModel

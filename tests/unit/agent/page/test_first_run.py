@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from foxden_agent.doctor.judging import Finding, Level
-from foxden_agent.engine_client import EngineFailed
+from foxden_agent.engine_errors import EngineFailed
 from foxden_agent.page.first_run import FirstRun, WrongStep
 from foxden_agent.page.plugs import (
     CannotInstall,
