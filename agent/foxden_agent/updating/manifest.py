@@ -26,13 +26,26 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 KEY_WORD = b"foxden signing key v1\n"
 RELEASE_WORD = b"foxden release v1\n"
 LONGEST = 64 * 1024  # bytes of a release.json; more is not read
-_VERSION = re.compile(r"\d{1,4}\.\d{1,4}\.\d{1,4}")
+_VERSION = re.compile(r"[0-9]{1,4}\.[0-9]{1,4}\.[0-9]{1,4}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,100}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
+_AGAIN = (
+    "Nothing was changed, and it is asked for again; if it stays so, tell whoever runs the server "
+    "that the updates come from."
+)
+_CLOCK = (
+    "Nothing was changed. Check this PC's date; if it is right, tell whoever runs the server that "
+    "the updates come from: it has to be signed anew."
+)
+
+
 class BadRelease(Exception):
-    """The release cannot be trusted, or not be understood; the text says why."""
+    """The release cannot be trusted, or not be understood; the text says why, and what to do."""
+
+    def __init__(self, what: str, advice: str = _AGAIN) -> None:
+        super().__init__(f"{what} {advice}")
 
 
 @dataclass(frozen=True)
@@ -66,12 +79,13 @@ def read(data: bytes, root: bytes, now: float) -> Manifest:
     told = _object(data, "The release's description")
     key = _signed(told.get("key"), root, KEY_WORD, "the signing key")
     if _number(key, "expires") < now:
-        raise BadRelease("The release was signed with a key whose time is over.")
+        raise BadRelease("The release was signed with a key whose time is over.", _CLOCK)
     signer = _bytes(key.get("key"), "the signing key")
     fields = _signed(told.get("release"), signer, RELEASE_WORD, "the release")
     manifest = _manifest(fields)
     if manifest.expires < now:
-        raise BadRelease(f"The description of release {manifest.version} is too old to be trusted.")
+        what = f"The description of release {manifest.version} is too old to be trusted."
+        raise BadRelease(what, _CLOCK)
     return manifest
 
 
@@ -90,6 +104,7 @@ def _manifest(told: dict[str, Any]) -> Manifest:
     if not isinstance(given, dict):
         raise BadRelease("The release names no files.")
     for platform, one in given.items():
+        one = one if isinstance(one, dict) else {}
         name, sha256, size = (one.get(k) for k in ("name", "sha256", "size"))
         if not (
             isinstance(name, str)
@@ -144,6 +159,7 @@ def _object(data: bytes, what: str) -> dict[str, Any]:
 
 def _number(told: dict[str, Any], name: str) -> float:
     value = told.get(name)
-    if not isinstance(value, int | float) or isinstance(value, bool):
+    # JSON as Python reads it has NaN, which is older than no date, and numbers without end.
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < 2**63:
         raise BadRelease(f"The release's description says nothing understandable of {name!r}.")
     return float(value)

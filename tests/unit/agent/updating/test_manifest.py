@@ -83,12 +83,19 @@ def changed(told: dict[str, Any], part: str, old: bytes, new: bytes) -> dict[str
         (lambda: changed(described(), "release", b'"0.2.0"', b'"0.3.0"'), "not Foxden's"),
         (lambda: changed(described(), "key", b'"expires": 1', b'"expires": 9'), "not Foxden's"),
         (lambda: {"key": described()["key"], "release": described()["key"]}, "not Foxden's"),
-        (lambda: described(expires=NOW - 1), "time is over"),
-        (lambda: described({**RELEASE, "expires": NOW - 1}), "too old"),
+        (lambda: described(expires=NOW - 1), "time is over.*Check this PC's date"),
+        (lambda: described({**RELEASE, "expires": NOW - 1}), "too old.*Check this PC's date"),
+        (lambda: described(expires=float("nan")), "nothing understandable of 'expires'"),
+        (lambda: described({**RELEASE, "expires": float("nan")}), "understandable of 'expires'"),
+        (lambda: described({**RELEASE, "serial": float("inf")}), "understandable of 'serial'"),
+        (lambda: described({**RELEASE, "serial": 10**400}), "understandable of 'serial'"),
+        (lambda: described({**RELEASE, "version": "0.2.\u0663"}), "no version"),
         (lambda: described({**RELEASE, "version": "../0.2.0"}), "no version"),
         (lambda: described({**RELEASE, "share": 1.5}), "share"),
         (lambda: described({**RELEASE, "serial": True}), "serial"),
         (lambda: described({**RELEASE, "files": []}), "files"),
+        (lambda: described({**RELEASE, "files": {"x": None}}), "described"),
+        (lambda: described({**RELEASE, "files": {"x": [FILE]}}), "described"),
         (lambda: described({**RELEASE, "files": {"x": {**FILE, "name": "../x"}}}), "described"),
         (lambda: described({**RELEASE, "files": {"x": {**FILE, "size": -1}}}), "described"),
         (lambda: {"key": described()["key"]}, "missing"),
@@ -99,6 +106,12 @@ def changed(told: dict[str, Any], part: str, old: bytes, new: bytes) -> dict[str
 def test_anything_else_is_refused_with_the_reason(make: Callable[[], Any], why: str) -> None:
     with pytest.raises(BadRelease, match=why):
         reading(make())
+
+
+def test_refusal_says_that_nothing_was_changed_and_what_to_do() -> None:
+    for told in (described(root=STRANGER), described(expires=NOW - 1), {}):
+        with pytest.raises(BadRelease, match=r"Nothing was changed.*tell whoever runs the server"):
+            reading(told)
 
 
 def test_every_cut_of_a_release_is_refused() -> None:
