@@ -199,7 +199,12 @@ async def agent(settings: AgentSettings) -> AsyncIterator[Running]:
             ),
         ]
         if settings.supervised:  # then somebody starts it again
-            loops.append(("restart", yielding.run(settings.folder, lambda: _minds(workers, owner))))
+            restart = yielding.run(
+                settings.folder,
+                lambda: any(worker.is_busy() for worker in workers.values()),
+                lambda: owner.decisions.values(),
+            )
+            loops.append(("restart", restart))
         async with watched(loops) as failed:
             try:
                 yield Running(agent_id, cards, online, failed, seen)
@@ -260,12 +265,6 @@ async def _pools(
             online.set()
 
     await JoinedPools(settings.folder, agent_id, links, owner, alone=alone, online=first).run()
-
-
-def _minds(workers: dict[str, CardWorker], owner: OwnerFirst) -> bool:
-    """Whether a restart would disturb somebody now."""
-    busy = any(worker.is_busy() for worker in workers.values())
-    return not yielding.nobody_minds(busy=busy, modes=[one.mode for one in owner.modes()])
 
 
 async def _once_read(owner: OwnerFirst, driver: LinkDriver) -> None:

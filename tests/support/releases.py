@@ -14,13 +14,19 @@ import sign_release
 
 from foxden_agent.updating.rounds import Source, platform_name
 
-# An agent as the service sees one: it says that it is online, and ends when it is asked to.
+# An agent as the service sees one: it says that it is online where there is a network, whether its
+# owner plays where it is asked to, and ends when it is asked to.
 WELL = """
-echo '{"agent_id": "agent-1", "cards": []}'
-while ! [ -e "$4/agent/restart-asked" ]; do
+mkdir -p "$4/agent"; cd "$4/agent"
+while ! [ -e restart-asked ]; do
+    [ -e ../away ] || [ -n "$said" ] || { said=1; echo '{"agent_id": "agent-1", "cards": []}'; }
+    if [ -e update-waits ]; then
+        if [ -e ../game ]; then echo -n 'no: paused: a game is running'; else echo -n yes; fi > may
+        mv may update-may
+    fi
     read -t 0.1 line; [ $? -eq 1 ] && exit 0
 done
-rm "$4/agent/restart-asked"
+rm restart-asked
 exit 75
 """
 SILENT = "while true; do read -t 0.1 line; [ $? -eq 1 ] && exit 0; done"
@@ -47,10 +53,15 @@ def release(folder: Path, version: str, agent: str = WELL, share: float = 1.0) -
     archive = folder / f"foxden-{version}-{platform_name()}.tar.xz"
     with tarfile.open(archive, "w:xz") as packed:
         packed.add(made, "foxden")
-    words = ["release", str(key), str(folder), "--version", version, "--share", str(share)]
-    assert sign_release.main(words) == 0
+    signed_again(folder, version, share)
     url = (folder / "release.json").as_uri()
     return Source(url, sign_release.public(sign_release.load(root)))
+
+
+def signed_again(folder: Path, version: str, share: float = 1.0) -> None:
+    """Describe what lies there by now."""
+    words = ["release", str(folder / "signing.key"), str(folder)]
+    assert sign_release.main([*words, "--version", version, "--share", str(share)]) == 0
 
 
 class Ranges(SimpleHTTPRequestHandler):

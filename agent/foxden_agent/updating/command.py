@@ -27,10 +27,10 @@ class UpdateCommand:
 
     def run(self, args: argparse.Namespace) -> int:
         from foxden_agent import identity
-        from foxden_agent.updating import rounds
+        from foxden_agent.updating import gently, rounds
         from foxden_agent.updating.deciding import Fetch, Start
         from foxden_agent.updating.fetching import FetchFailed
-        from foxden_agent.updating.service import LOOK_ASKED
+        from foxden_agent.updating.looking import LOOK_ASKED
         from foxden_agent.updating.versions import Versions
 
         versions = Versions.of_this_program()
@@ -49,6 +49,7 @@ class UpdateCommand:
             text = "Updates are off: this build carries no address or no key for them."
             return _answer(args, "off", text)
         folder = home(args.home)
+        gently.this_thread()
         try:
             found = rounds.look(
                 source,

@@ -6,6 +6,9 @@ import hashlib
 from dataclasses import dataclass
 
 from foxden_agent.updating.manifest import Manifest, ReleaseFile, numbers
+from foxden_agent.updating.trial import Tried
+
+ANY = "any"  # version that is asked for
 
 
 @dataclass(frozen=True)
@@ -16,9 +19,11 @@ class Here:
     platform: str  # "linux-x86_64"
     agent_id: str
     serial: int = 0  # the highest of any release that was seen
-    bad: frozenset[str] = frozenset()  # versions that were tried and rolled back
+    tried: tuple[Tried, ...] = ()  # versions that came to nothing here
     ready: str = ""  # the version that is unpacked and waits to be started
-    asked: bool = False  # a person asked for it: his share has come
+    asked: str = ""  # the version that a person asked for; ANY: whichever there is
+    now: float = 0.0  # Unix time
+    pause: float = 0.0  # seconds between two trials of one version, at first
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,8 @@ class Start:
 
 
 def decide(release: Manifest, here: Here) -> Nothing | Fetch | Start:
-    """Never an older version, never one that failed here, and not before this agent's share."""
+    """Never an older version, none too soon after it failed here, none before this agent's share
+    has come; a person who asks waits for neither of the two."""
     if release.serial < here.serial:
         return Nothing(
             f"The release told of ({release.version}) is older than one that was told before: "
@@ -52,8 +58,10 @@ def decide(release: Manifest, here: Here) -> Nothing | Fetch | Start:
         )
     if numbers(release.version) <= numbers(here.version):
         return Nothing(f"Foxden {here.version} is the newest.")
-    if release.version in here.bad:
-        return Nothing(f"Foxden {release.version} was tried here and did not get online.")
+    asked = here.asked in (ANY, release.version)
+    tried = next((one for one in here.tried if one.version == release.version), None)
+    if tried is not None and (why := tried.objection(here.now, here.pause, asked=asked)):
+        return Nothing(why)
     if numbers(here.version) < numbers(release.minimum):
         return Nothing(
             f"Foxden {release.version} can only follow {release.minimum} or newer: "
@@ -62,7 +70,7 @@ def decide(release: Manifest, here: Here) -> Nothing | Fetch | Start:
     file = release.files.get(here.platform)
     if file is None:
         return Nothing(f"Foxden {release.version} is not there for {here.platform} yet.")
-    if not here.asked and place(here.agent_id, release.version) >= release.share:
+    if not asked and place(here.agent_id, release.version) >= release.share:
         part = f"{release.share:.0%}"
         return Nothing(f"Foxden {release.version} goes to {part} of all agents so far.")
     if here.ready == release.version:

@@ -47,11 +47,12 @@ def description(url: str) -> bytes:
 
 
 def fetch(
-    url: str, file: ReleaseFile, folder: Path, progress: Callable[[int], None] = lambda done: None
+    url: str, file: ReleaseFile, folder: Path, go_on: Callable[[], None] = lambda: None
 ) -> Path:
     """Download a release's file into `folder`, which keeps what came when it breaks off.
 
-    `url`: of its release.json. Raises FetchFailed.
+    `url`: of its release.json. `go_on` is called between pieces, and ends it by what it raises.
+    Raises FetchFailed.
     """
     whole, part = folder / file.name, folder / f"{file.name}.{file.sha256[:16]}.part"
     try:
@@ -69,7 +70,7 @@ def fetch(
                 f"The update needs {need / 1e6:.0f} MB of disk, and {free / 1e6:.0f} MB are free: "
                 "make space, and it will be tried again."
             )
-        _download(urllib.parse.urljoin(url, file.name), file, part, progress)
+        _download(urllib.parse.urljoin(url, file.name), file, part, go_on)
         if part.stat().st_size < file.size:
             raise FetchFailed(
                 "The download of the update broke off; it goes on there at the next try."
@@ -89,7 +90,7 @@ def fetch(
     return whole
 
 
-def _download(url: str, file: ReleaseFile, part: Path, progress: Callable[[int], None]) -> None:
+def _download(url: str, file: ReleaseFile, part: Path, go_on: Callable[[], None]) -> None:
     there = part.stat().st_size if part.exists() else 0
     if there > file.size:
         part.unlink()
@@ -109,7 +110,7 @@ def _download(url: str, file: ReleaseFile, part: Path, progress: Callable[[int],
             while there <= file.size and (chunk := answer.read(_CHUNK)):
                 out.write(chunk)
                 there += len(chunk)
-                progress(there)
+                go_on()
 
 
 def _sha256(path: Path) -> str:

@@ -44,6 +44,25 @@ def test_download_that_breaks_off_goes_on_where_it_stopped(tmp_path: Path) -> No
     assert asked == ["", "bytes=300000-", "bytes=700000-"]
 
 
+def test_download_that_the_owner_breaks_off_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    class OwnerCame(Exception):
+        pass
+
+    pieces: list[int] = []
+
+    def go_on() -> None:
+        pieces.append(1)
+        if len(pieces) == 3:
+            raise OwnerCame
+
+    file = offered(tmp_path / "server")
+    with releases.served(tmp_path / "server") as (url, asked):
+        with pytest.raises(OwnerCame):
+            fetch(url, file, tmp_path / "here", go_on)
+        assert fetch(url, file, tmp_path / "here", go_on).read_bytes() == DATA
+    assert asked == ["", f"bytes={3 * 256 * 1024}-"]
+
+
 def test_rest_of_another_release_is_not_gone_on_with(tmp_path: Path) -> None:
     old, new = offered(tmp_path / "old"), offered(tmp_path / "new", DATA[::-1])
     with releases.served(tmp_path / "old", cuts=[5000]) as (url, _), pytest.raises(FetchFailed):
