@@ -26,8 +26,9 @@ def this_thread() -> None:
         import ctypes
 
         background = 0x00010000  # THREAD_MODE_BACKGROUND_BEGIN: processor, disk and memory
-        kernel = ctypes.windll.kernel32
-        kernel.SetThreadPriority(kernel.GetCurrentThread(), background)
+        kernel = ctypes.WinDLL("kernel32")
+        kernel.GetCurrentThread.restype = ctypes.c_void_p  # as a C int, the handle would be cut
+        kernel.SetThreadPriority(ctypes.c_void_p(kernel.GetCurrentThread()), background)
     elif sys.platform == "linux":
         number = threading.get_native_id()
         with suppress(OSError, psutil.Error):

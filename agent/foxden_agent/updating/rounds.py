@@ -129,11 +129,12 @@ def tidy(versions: Versions, home: Path, go_on: Callable[[], None]) -> None:
     taken = identity.HomeInUse("somebody fetches: another time")
     with suppress(identity.HomeInUse), identity.locked(versions.lock("fetching"), taken):
         left = versions.left_over()
+        kept = {one.name for one in versions.folder.iterdir() if one not in left}
+        # First: while a version lies here, what was broken off is known to be unfinished.
+        EngineInstaller(home).keep_only(kept)
         for one in left:
             go_on()
             shutil.rmtree(one, ignore_errors=True)
-        kept = {one.name for one in versions.folder.iterdir() if one not in left}
-        EngineInstaller(home).keep_only(kept)
 
 
 def _make_ready(

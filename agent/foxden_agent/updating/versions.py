@@ -180,9 +180,12 @@ class Versions:
             if inside.is_symlink() or not inside.is_dir():
                 raise BadArchive("The downloaded program is not in a folder of its own.")
             _prove(inside / self.name, version)
-            final = folder / version
-            shutil.rmtree(final, ignore_errors=True)
+            final, old = folder / version, folder / f".old-{version}"
+            shutil.rmtree(old, ignore_errors=True)
+            if final.exists():  # of a trial before; half removed, it would still have its name
+                final.replace(old)
             inside.replace(final)
+            shutil.rmtree(old, ignore_errors=True)
         finally:
             shutil.rmtree(new, ignore_errors=True)
 
