@@ -77,4 +77,7 @@ def _end(process: subprocess.Popen[str]) -> None:
     for one in started:
         with suppress(psutil.Error):
             one.kill()
-    process.communicate()
+    process.wait()
+    for pipe in (process.stdout, process.stderr):
+        if pipe is not None:
+            pipe.close()  # not read to its end: what got away may hold it for hours

@@ -130,8 +130,6 @@ class _Answer:
             if code == self._given and self._file.exists():
                 os.utime(self._file)
                 return
-            # Gone first: what cannot be written must not leave yesterday's word.
-            self._file.unlink(missing_ok=True)
             self._file.write_text(f"{_NO}{sentence(why)}" if why is not None else _YES)
             if why is not None:
                 log.info("an update waits to be made ready (%s)", sentence(why))

@@ -260,6 +260,26 @@ def test_second_service_of_the_program_leaves_its_updates_alone(
     assert installed.current() == "0.1.0"
 
 
+def test_trial_that_cannot_be_written_down_is_not_begun(
+    installed: Versions, tmp_path: Path
+) -> None:
+    """After a crash nobody would know of it."""
+    one = Service(
+        tmp_path / "home", [], Source(url="file:///nowhere", root=b"-"), TIMERS, installed
+    )
+    (installed.root / "updates.json").mkdir()
+    with supervising.ExitStack() as stack:
+        one._begin(stack)
+        assert one._looking is not None
+        one._looking.ready = "0.2.0"
+        assert not one._begin_trial()
+        assert one._trial is None
+        (installed.root / "updates.json").rmdir()
+        one._looking.ready = "0.2.0"
+        assert one._begin_trial()
+    assert installed.known().trial == Trial("0.2.0", "0.1.0")
+
+
 def test_full_disk_ends_neither_the_service_nor_its_looks(
     installed: Versions, tmp_path: Path
 ) -> None:
