@@ -8,9 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
 
+import psutil
 import pytest
 import releases
 
+from foxden_agent.installing.environment import Status
 from foxden_agent.updating import rounds, supervising, yielding
 from foxden_agent.updating.rounds import Source
 from foxden_agent.updating.supervising import Service
@@ -149,13 +151,14 @@ def test_update_waits_for_the_end_of_a_game_and_says_so(
     game = tmp_path / "home/game"
     game.touch()
     source = releases.release(tmp_path / "server", "0.2.0")
-    with releases.served(tmp_path / "server") as (url, _):
+    with releases.served(tmp_path / "server") as (url, asked):
         over_http = Source(url, source.root)
         with running(tmp_path, over_http, installed) as ended:
             wait_for(lambda: "waits" in installed.known().said)
             time.sleep(0.5)
             assert "(paused: a game is running)" in installed.known().said
             assert (lying(installed), installed.downloads.exists()) == (["0.1.0"], False)
+            assert len(asked) == 1  # the description; not asked for again and again
             game.unlink()
             wait_for(lambda: bool(ended))
     assert installed.current() == "0.2.0"
@@ -258,6 +261,19 @@ def test_second_service_of_the_program_leaves_its_updates_alone(
             assert not ended
         assert installed.known().trial is not None
     assert installed.current() == "0.1.0"
+
+
+def test_end_of_the_service_ends_the_engines_installation(
+    installed: Versions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or it would write beside the next service, and into what is being uninstalled."""
+    monkeypatch.setattr(rounds.EngineInstaller, "status", lambda self: Status("/python"))
+    pid = tmp_path / "pid"
+    install = f'[ "$1" = engine ] && {{ echo $$ > {pid}; sleep 300; }}\n{releases.WELL}'
+    source = releases.release(tmp_path / "server", "0.2.0", install)
+    with running(tmp_path, source, installed):
+        wait_for(lambda: pid.exists() and bool(pid.read_text().strip()))
+    assert not psutil.pid_exists(int(pid.read_text()))
 
 
 def test_trial_that_cannot_be_written_down_is_not_begun(

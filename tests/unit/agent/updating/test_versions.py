@@ -356,11 +356,11 @@ print("ready")
 def test_look_that_is_killed_at_any_line_is_gone_on_with(
     installed: Versions, tmp_path: Path, part: int
 ) -> None:
-    """kill -9 after every 5th line, with and without a version of that name: what lies under it is
+    """kill -9 after every 13th line, with and without a version of that name: what lies under it is
     whole, and the next look makes it ready."""
     source = releases.release(tmp_path / "server", "0.2.0")
     before = installed.folder / "0.1.0"
-    for lines in range(1 + 5 * part, 10_000, 4 * 5):
+    for lines in range(1 + 13 * part, 10_000, 4 * 13):
         words = [sys.executable, "-c", _MAKE_READY, str(tmp_path), source.url, source.root.hex()]
         done = subprocess.run([*words, str(lines)], capture_output=True, text=True, check=False)
         assert done.returncode in (0, -signal.SIGKILL), done.stderr
@@ -377,6 +377,25 @@ def test_look_that_is_killed_at_any_line_is_gone_on_with(
         again = ["updates.json", "updates", *(["versions/0.2.0"] if lines % 2 else [])]
         subprocess.run(["rm", "-r", *again], cwd=installed.root, check=True)
     raise AssertionError("it never came to its end")
+
+
+def test_removal_of_an_older_try_that_is_broken_off_leaves_no_half_version(
+    installed: Versions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def half(folder: Path, ignore_errors: bool = False) -> None:
+        if (folder / "foxden").is_file():
+            (folder / "foxden").unlink()
+            raise KeyboardInterrupt
+
+    releases.release(tmp_path / "server", "0.2.0")
+    installed.unpack(archive_of(tmp_path / "server"), "0.2.0")
+    with monkeypatch.context() as patch:
+        patch.setattr(versions.shutil, "rmtree", half)
+        with pytest.raises(KeyboardInterrupt):
+            installed.unpack(archive_of(tmp_path / "server"), "0.2.0")
+    assert installed.program("0.2.0").exists()
+    installed.unpack(archive_of(tmp_path / "server"), "0.2.0")
+    assert lying(installed) == ["0.1.0", "0.2.0"]
 
 
 _COUNT = """
