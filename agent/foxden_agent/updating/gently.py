@@ -18,6 +18,7 @@ import psutil
 from foxden_agent.installing.shell import clean_environment
 
 _CHECK_SECONDS = 0.5
+_END_SECONDS = 5.0  # for what was killed to be gone
 
 
 def this_thread() -> None:
@@ -78,6 +79,7 @@ def _end(process: subprocess.Popen[str]) -> None:
         with suppress(psutil.Error):
             one.kill()
     process.wait()
+    psutil.wait_procs(started, timeout=_END_SECONDS)
     for pipe in (process.stdout, process.stderr):
         if pipe is not None:
             pipe.close()  # not read to its end: what got away may hold it for hours
