@@ -118,13 +118,14 @@ async def _enrolled(
     store: KeyStore,
 ) -> tuple[Pool, pb.EnrolResponse]:
     """Enrol a pool's key; where that key, or this machine's id, can't be used, with another."""
+    old = pool.key_id
     for _ in range(_KEYS):
         try:
             return pool, await _enrol(broker, read, request, pool, store)
         except KeyLost:
             pool = await _begin(folder, read, store)
         except LinkRefused as refused:
-            if refused.why is Refusal.AGENT_REVOKED:
+            if refused.why is Refusal.AGENT_REVOKED and pool.key_id == old:
                 await store.delete(pool.key_id, pool.key_in)  # of no use any more
                 pool = await _begin(folder, read, store)
             elif refused.why is Refusal.ID_TAKEN and _is_alone(folder, pool):

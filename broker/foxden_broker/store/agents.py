@@ -59,6 +59,8 @@ def enrol(conn: Connection, new: Agent, now_ms: int) -> Enrolled:
             return Enrolled(before, again=True)
         if not before.revoked_ms:
             return Enrolled(None, Refusal.ID_TAKEN)
+        if before.link_id == new.link_id:  # shut out, it may have kept the link
+            return Enrolled(None, Refusal.AGENT_REVOKED)
     if row is None:
         return Enrolled(None, Refusal.UNKNOWN)
     link = _link(row)
@@ -126,7 +128,8 @@ def _stamp(
 
 def forget(conn: Connection, account_id: str, agent_id: str, public_key: bytes) -> bool:
     mine = (agent.c.account_id == account_id, agent.c.agent_id == agent_id)
-    gone = conn.execute(delete(agent).where(*mine, agent.c.public_key == public_key))
+    shut_out = agent.c.revoked_ms != 0  # else leaving would undo it
+    gone = conn.execute(delete(agent).where(*mine, agent.c.public_key == public_key, ~shut_out))
     if gone.rowcount != 1:
         return False
     conn.execute(delete(card).where(card.c.account_id == account_id, card.c.agent_id == agent_id))

@@ -235,6 +235,28 @@ async def test_revoked_machine_joins_again_by_a_new_link_with_a_new_key(den: Den
     assert agent.revoked is None
 
 
+async def test_revoked_machine_does_not_come_back_by_the_link_it_came_by(den: Den) -> None:
+    pc, link = den.machine(), await den.link(uses=9)
+    before = await pc.join(link)
+    await den.admin().revoke_agent(before.pool.agent_id)
+    for _ in range(2):
+        with pytest.raises(joining.LinkRefused, match="shut out") as caught:
+            await pc.join(link)
+        assert caught.value.why is Refusal.AGENT_REVOKED
+    assert not (pc.folder / "keys").exists()
+    assert [one.used for one in await den.admin().join_links()] == [1]
+
+
+async def test_revoked_machine_that_leaves_stays_shut_out(den: Den) -> None:
+    pc, link = den.machine(), await den.link(uses=9)
+    before = await pc.join(link)
+    await den.admin().revoke_agent(before.pool.agent_id)
+    assert (await joining.leave(pc.folder, keystore=pc.keystore)).broker_told
+    with pytest.raises(joining.LinkRefused, match="shut out"):
+        await pc.join(link)
+    assert [one.state for one in await agents(den)] == ["revoked"]
+
+
 async def test_two_who_join_from_one_home_at_once_make_one_agent(den: Den) -> None:
     pc, link = den.machine(), await den.link()
     done = await asyncio.gather(pc.join(link), pc.join(link), return_exceptions=True)
