@@ -144,6 +144,17 @@ async def test_revoked_agent_gets_in_by_its_link_no_more_also_after_leaving(worl
     assert (await world.store.join_link("den", "l1")).used == 1
 
 
+async def test_id_of_an_agent_with_a_token_is_taken_until_its_cards_are_forgotten(
+    world: World,
+) -> None:
+    await world.store.add_join_link(link(approve=True))
+    await world.store.save_cards("den", "agent-1", "PC", "1", [("c1", b"i")], 1)
+    assert (await world.store.enrol(agent(), 100)).refusal is Refusal.ID_TAKEN
+    assert (await world.store.join_link("den", "l1")).used == 0
+    await world.store.forget_card("den", "c1")
+    assert (await world.store.enrol(agent(), 101)).agent is not None
+
+
 async def test_agent_of_a_link_with_approval_waits_and_is_approved_once(world: World) -> None:
     await world.store.add_join_link(link(approve=True))
     assert (await world.store.enrol(agent(), 100)).agent.approved_ms == 0

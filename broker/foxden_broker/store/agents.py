@@ -61,6 +61,8 @@ def enrol(conn: Connection, new: Agent, now_ms: int) -> Enrolled:
             return Enrolled(None, Refusal.ID_TAKEN)
         if before.link_id == new.link_id:  # shut out, it may have kept the link
             return Enrolled(None, Refusal.AGENT_REVOKED)
+    elif _has_cards(conn, new.account_id, new.agent_id):  # it came with a token
+        return Enrolled(None, Refusal.ID_TAKEN)
     if row is None:
         return Enrolled(None, Refusal.UNKNOWN)
     link = _link(row)
@@ -87,6 +89,11 @@ def enrol(conn: Connection, new: Agent, now_ms: int) -> Enrolled:
         kept.__dict__ | {"cards": "\n".join(kept.cards)},
     )
     return Enrolled(kept)
+
+
+def _has_cards(conn: Connection, account_id: str, agent_id: str) -> bool:
+    mine = (card.c.account_id == account_id, card.c.agent_id == agent_id)
+    return conn.execute(select(card.c.card_id).where(*mine).limit(1)).first() is not None
 
 
 def was_enrolled(conn: Connection, new: Agent, result: Enrolled) -> bool:

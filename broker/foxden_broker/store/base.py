@@ -111,9 +111,9 @@ class Store(Protocol):
         agent as before, and takes no use, also where the link is over by now.
 
         Refused where the link is unknown, expired, revoked or used up, where this key was
-        revoked, or the agent_id that came by this link, and where another key that works is
-        enrolled for the agent_id. Whether the caller has the link's secret is nothing that is
-        looked at here."""
+        revoked, or the agent_id that came by this link, and where the agent_id is taken: another
+        key that works is enrolled for it, or an agent with a token has cards by it. Whether the
+        caller has the link's secret is not looked at here."""
         ...
 
     async def agent(self, account_id: str, agent_id: str) -> Agent | None: ...

@@ -10,11 +10,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from machine import Machine
+from machine import Machine, card_info
 from websockets.asyncio.client import ClientConnection, connect
 
 import foxden
-from foxden_agent import joining
+from foxden_agent import identity, joining
 from foxden_agent.joined_pools import IdentityChanged
 from foxden_agent.joining import keys
 from foxden_agent.link_driver import LinkRefused
@@ -377,6 +377,21 @@ async def test_token_does_not_get_anybody_into_the_place_of_an_agent_with_a_key(
             hello = pb.Hello(protocol=limits.LINK_PROTOCOL, agent_id=agent_id)
             await say(connection, hello=hello)
             assert (await heard(connection)).WhichOneof("frame") == frame
+
+
+async def test_link_does_not_get_anybody_into_the_place_of_an_agent_with_a_token(den: Den) -> None:
+    token = (await den.admin().create_token("agents", ["agent"])).secret
+    pc, link = den.machine(), await den.link(approve=True)
+    agent_id = identity.agent_id(pc.folder)
+    async with dialled(den, f"Bearer {token}") as connection:
+        cards = [card_info(f"{agent_id}.cpu")]
+        hello = pb.Hello(protocol=limits.LINK_PROTOCOL, agent_id=agent_id, cards=cards)
+        await say(connection, hello=hello)
+        assert (await heard(connection)).WhichOneof("frame") == "welcome"
+        joined = await pc.join(link)
+        assert joined.pool.agent_id != agent_id
+        assert (await joining.leave(pc.folder, keystore=pc.keystore)).broker_told
+        assert [card.online for card in await den.admin().cards()] == [True]
 
 
 async def test_enrolment_by_hand_shows_that_the_broker_keeps_no_private_key(den: Den) -> None:
