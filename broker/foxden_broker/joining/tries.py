@@ -1,7 +1,7 @@
 """How many wrong links one network address may try. Pure: time is passed in.
 
-Only failures count, so that thirty PCs behind one router join at once. A secret of 130 bits is
-not guessed in any case; this keeps those who try from keeping the store busy.
+Only failures count, and right links pass: thirty PCs behind one router join at once. A secret of
+130 bits is not guessed in any case; this keeps those who try from keeping the store busy.
 """
 
 from __future__ import annotations

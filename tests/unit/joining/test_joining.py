@@ -186,6 +186,7 @@ async def test_who_tries_many_wrong_links_has_to_wait_and_others_do_not_notice(d
     assert reasons[:10] == [Refusal.UNKNOWN] * 10
     assert reasons[10:] == [Refusal.TOO_MANY_TRIES] * 2
     assert 0 < caught.value.retry_after <= 60
+    assert (await den.machine().join(link.text())).pool.enrolled  # from the same address
     assert len(await den.admin().models()) == 0  # the broker's other doors are open
 
 
