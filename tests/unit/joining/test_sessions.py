@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import ssl
+import threading
 from collections.abc import Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,9 +15,10 @@ from machine import Machine, card_info
 from websockets.asyncio.client import ClientConnection, connect
 
 import foxden
-from foxden_agent import identity, joining
+from foxden_agent import identity, joined_pools, joining
 from foxden_agent.joined_pools import IdentityChanged
 from foxden_agent.joining import keys
+from foxden_agent.joining.pools import say_now
 from foxden_agent.link_driver import LinkRefused
 from foxden_agent.pictures import PictureRefused, PictureSender
 from foxden_proto import limits, proofs, trust
@@ -199,6 +201,55 @@ async def test_broker_that_restarts_knows_its_agents(den: Den, eventually: Any) 
             return [one.state for one in await den.admin().agents()] == ["online"]
 
         await eventually(is_back)
+
+
+async def test_pool_is_shown_as_offline_while_its_broker_is_away(den: Den, eventually: Any) -> None:
+    pc = den.machine()
+    await pc.join(await den.link())
+
+    def state() -> str:
+        return str(joining.pools(pc.folder)[0].state)
+
+    async with pc.serving():
+        await eventually(lambda: state() == "online")
+        await den.stop()
+        await eventually(lambda: state() == "offline")
+        assert joining.pools(pc.folder)[0].state_reason
+        await den.start()
+        await eventually(lambda: state() == "online")
+
+
+async def test_state_that_cannot_be_written_is_said_once_and_ends_nothing(
+    den: Den, eventually: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[None] = []
+    monkeypatch.setattr(
+        *(joined_pools, "say_now", lambda *said: tried.append(None) or say_now(*said))
+    )
+    monkeypatch.setattr(joined_pools, "_LOOK", 0.1)
+    pc = den.machine()
+    await pc.join(await den.link())
+    (pc.folder / "pools-now.json").mkdir()
+    async with pc.serving(alone=True) as running:
+        await online(pc)
+        await eventually(lambda: len(tried) > 3)
+        assert not running.done()
+        assert caplog.text.count("cannot be written") == 1
+        (pc.folder / "pools-now.json").rmdir()
+        await eventually(lambda: joining.pools(pc.folder)[0].state == "online")
+
+
+async def test_slow_disk_holds_up_no_link(den: Den, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = threading.Event()
+    held_up: list[bool] = []
+    monkeypatch.setattr(joined_pools, "say_now", lambda *_: held_up.append(not done.wait(5)))
+    pc = den.machine()
+    await pc.join(await den.link())
+    async with pc.serving():
+        await online(pc)
+        done.set()
+    assert held_up
+    assert not any(held_up)
 
 
 class Ring:
