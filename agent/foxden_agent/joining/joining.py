@@ -145,15 +145,21 @@ async def _enrolled(
 
 async def leave(folder: Path, name: str = "", *, keystore: KeyStore | None = None) -> Left:
     """Leave a pool: named by account or broker, or the only one there is. What is here is deleted
-    also where the broker cannot be told. Raises NoSuchPool."""
-    return await _left(folder, _chosen(folder, name), keystore or KeyStore(folder))
+    also where the broker cannot be told. Raises NoSuchPool, identity.HomeInUse while another join
+    or leave is under way, and OSError where the folder cannot be written."""
+    _chosen(folder, name)  # where nothing was joined, no lock is left behind either
+    with identity.only_one_joining(folder):
+        return await _left(folder, _chosen(folder, name), keystore or KeyStore(folder))
 
 
 async def leave_all(folder: Path, *, keystore: KeyStore | None = None) -> list[Left]:
     """Leave every pool, and those that it began to join; all at once, since each broker that cannot
-    be reached takes its time."""
+    be reached takes its time. Raises like `leave`, but that none is no error."""
+    if not pools(folder):
+        return []
     store = keystore or KeyStore(folder)
-    return await asyncio.gather(*(_left(folder, pool, store) for pool in pools(folder)))
+    with identity.only_one_joining(folder):
+        return await asyncio.gather(*(_left(folder, pool, store) for pool in pools(folder)))
 
 
 async def _left(folder: Path, pool: Pool, store: KeyStore) -> Left:

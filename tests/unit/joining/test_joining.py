@@ -389,6 +389,34 @@ async def test_several_pools_have_to_be_told_apart(den: Den) -> None:
     assert [pool.account_id for pool in joining.pools(pc.folder)] == [one.account_id]
 
 
+async def test_who_leaves_while_another_leaves_or_joins_has_to_wait(den: Den) -> None:
+    pc, link = den.machine(), await den.link()
+
+    async def leave() -> joining.Left:
+        return await joining.leave(pc.folder, keystore=pc.keystore)
+
+    async def leave_all() -> list[joining.Left]:
+        return await joining.leave_all(pc.folder, keystore=pc.keystore)
+
+    await pc.join(link)
+    for other in (leave, leave_all):
+        joined, refused = await asyncio.gather(pc.join(link), other(), return_exceptions=True)
+        assert isinstance(joined, joining.Joined)
+        assert isinstance(refused, identity.HomeInUse)
+    left, refused = await asyncio.gather(leave(), leave_all(), return_exceptions=True)
+    assert isinstance(left, joining.Left)
+    assert left.broker_told
+    assert isinstance(refused, identity.HomeInUse)
+
+
+async def test_leaving_where_nothing_was_joined_leaves_no_file_behind(den: Den) -> None:
+    pc = den.machine()
+    with pytest.raises(joining.NoSuchPool):
+        await joining.leave(pc.folder, keystore=pc.keystore)
+    assert await joining.leave_all(pc.folder, keystore=pc.keystore) == []
+    assert not pc.folder.exists()
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"pools": 1}', '{"pools": [1, {}, {"url": 3}]}'])
 def test_damaged_file_of_pools_is_an_empty_one(den_folder: Machine, text: str) -> None:
     den_folder.folder.mkdir(parents=True)
