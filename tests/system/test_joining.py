@@ -21,15 +21,17 @@ pytestmark = [pytest.mark.system, pytest.mark.engine]
 PROMPT = "a red cube on a blue background"
 
 
-def command(*words: str, pool: Pool | None = None, home: Path | None = None) -> tuple[int, Any]:
-    """Exit code, and what --json told."""
+def command(
+    *words: str, pool: Pool | None = None, home: Path | None = None, told: str = ""
+) -> tuple[int, Any]:
+    """Exit code, and what --json told. `told`: its standard input."""
     who = {"FOXDEN_URL": pool.url, "FOXDEN_TOKEN": pool.token} if pool else {}
     done = subprocess.run(
         [sys.executable, "-m", "foxden", *words, "--json"],
         capture_output=True,
         text=True,
         timeout=60,
-        stdin=subprocess.DEVNULL,
+        input=told,
         env={
             **{k: v for k, v in os.environ.items() if k != "DBUS_SESSION_BUS_ADDRESS"},
             "FOXDEN_HOME": str(home or "/nonexistent"),
@@ -47,7 +49,7 @@ def test_machine_joins_draws_is_shut_out_and_leaves_nothing(pool: Pool) -> None:
     link = made["text"]
     code, told = command("join", link, home=home)
     assert (code, told["error"]["type"]) == (2, "NotAsked")  # nobody agreed to the terms
-    code, told = command("join", link, "--yes", home=home)
+    code, told = command("join", "-", "--yes", home=home, told=f"{link}\n")
     assert (code, told["pending"], told["again"]) == (0, True, False)
     assert command("join", link, home=home)[1]["again"]
     assert command("join", link[:-1], home=home)[0] == 2

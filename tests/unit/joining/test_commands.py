@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import sys
 from collections.abc import Awaitable, Callable
@@ -187,6 +188,24 @@ async def test_script_that_may_not_ask_has_to_agree_itself(foxden: Run, den: Den
     assert (code, told["broker_told"]) == (0, True)
     code, told = await foxden("leave")
     assert (code, told["error"]["type"]) == (2, "NoSuchPool")
+
+
+async def test_link_is_read_from_standard_input_and_is_shown_nowhere(
+    foxden: Run, den: Den, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = await den.link()
+    for said, code, kind in (
+        ("", 2, "BadLink"),
+        ("x" * 20_000, 2, "BadLink"),
+        (f"{link}\nmore\n", 2, "NotAsked"),
+    ):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(said))
+        got, told = await foxden("join", "-")
+        assert (got, told["error"]["type"]) == (code, kind)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f" {link} "))
+    code, text = await foxden("join", "-", "--yes", as_json=False)
+    assert code == 0
+    assert join_links.read(link).secret not in text
 
 
 async def test_each_refusal_has_its_exit_code(foxden: Run, den: Den) -> None:
