@@ -18,6 +18,7 @@ from foxden_agent import identity, joining
 from foxden_agent.joining import calls as joining_calls
 from foxden_agent.joining import keys
 from foxden_broker.account import now_ms
+from foxden_broker.joining import enrolled
 from foxden_broker.joining import http as joining_http
 from foxden_proto import join_links, proofs, trust
 from foxden_proto.join_links import Refusal
@@ -188,6 +189,25 @@ async def test_who_tries_many_wrong_links_has_to_wait_and_others_do_not_notice(d
     assert 0 < caught.value.retry_after <= 60
     assert (await den.machine().join(link.text())).pool.enrolled  # from the same address
     assert len(await den.admin().models()) == 0  # the broker's other doors are open
+
+
+async def test_machine_that_is_told_to_wait_keeps_its_key_for_the_next_try(
+    den: Den, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An earlier try, whose answer was lost, may have enrolled it."""
+    wrong = replace(join_links.read(await den.link()), secret="b" * 26).text()
+    monkeypatch.setattr(enrolled, "_REMEMBER_SECONDS", 600)
+    for _ in range(11):
+        with pytest.raises(joining.LinkRefused):
+            await joining.look(wrong)
+    pc, link = den.machine(), await den.link()  # newer than what the broker remembers
+    with pytest.raises(joining.LinkRefused, match="Too many wrong links"):
+        await pc.join(link)
+    (begun,) = joining.pools(pc.folder)
+    assert not begun.enrolled
+    monkeypatch.setattr(enrolled, "_REMEMBER_SECONDS", 0)
+    joined = await pc.join(link)
+    assert (joined.pool.key_id, joined.pool.enrolled) == (begun.key_id, True)
 
 
 async def test_thirty_uses_let_in_thirty_who_come_at_once_and_not_one_more(den: Den) -> None:

@@ -8,6 +8,7 @@ import ssl
 import threading
 from collections.abc import Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ import foxden
 from foxden_agent import identity, joined_pools, joining
 from foxden_agent.joined_pools import IdentityChanged
 from foxden_agent.joining import keys
-from foxden_agent.joining.pools import say_now
+from foxden_agent.joining.pools import say_now, write
 from foxden_agent.link_driver import LinkRefused
 from foxden_agent.pictures import PictureRefused, PictureSender
 from foxden_proto import limits, proofs, trust
@@ -314,6 +315,27 @@ async def test_broker_with_another_certificate_is_told_nothing_and_tried_again(
         await den.stop()
         await den.start()  # the right one is back
         await online(pc)
+        assert not running.done()
+
+
+async def test_pool_that_was_set_up_anew_with_its_old_account_is_served_beside_the_old_entry(
+    den: Den, eventually: Any
+) -> None:
+    pc = den.machine()
+    await pc.join(await den.link())
+    await den.stop()
+    await den.start("anew")  # at the same address
+    await pc.join(await den.link())
+    first, second = joining.pools(pc.folder)
+    old, new = (first, second) if den.address.pin in second.url else (second, first)
+    write(pc.folder, [replace(old, account_id=new.account_id), new])
+    async with pc.serving(alone=True) as running:
+        states = {old.key_id: "wrong_broker", new.key_id: "online"}
+        await eventually(
+            lambda: {one.key_id: one.state for one in joining.pools(pc.folder)} == states
+        )
+        await den.admin().submit("a red cube", **SIZE)
+        await eventually(lambda: pc.worker.images)
         assert not running.done()
 
 
