@@ -8,7 +8,7 @@ from dataclasses import replace
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from foxden_broker.store.base import Agent, Enrolled, JoinLink
-from foxden_broker.store.database import upsert
+from foxden_broker.store.database import stamp, upsert
 from foxden_broker.store.schema import agent, card, join_link
 from foxden_proto.join_links import Refusal
 
@@ -41,9 +41,7 @@ def links(conn: Connection, account_id: str) -> tuple[JoinLink, ...]:
 def revoke_link(conn: Connection, account_id: str, link_id: str, now_ms: int) -> JoinLink | None:
     """The link after it; a second revocation keeps the time of the first."""
     mine = (join_link.c.account_id == account_id, join_link.c.link_id == link_id)
-    conn.execute(
-        update(join_link).where(*mine, join_link.c.revoked_ms == 0).values(revoked_ms=now_ms)
-    )
+    stamp(conn, join_link, "revoked_ms", now_ms, *mine)
     return get_link(conn, account_id, link_id)
 
 
@@ -127,9 +125,8 @@ def revoke(conn: Connection, account_id: str, agent_id: str, now_ms: int) -> Age
 def _stamp(
     conn: Connection, account_id: str, agent_id: str, column: str, now_ms: int
 ) -> Agent | None:
-    """Set a time that is not set yet."""
     mine = (agent.c.account_id == account_id, agent.c.agent_id == agent_id)
-    conn.execute(update(agent).where(*mine, agent.c[column] == 0).values({column: now_ms}))
+    stamp(conn, agent, column, now_ms, *mine)
     return get(conn, account_id, agent_id)
 
 
