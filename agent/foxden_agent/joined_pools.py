@@ -181,7 +181,7 @@ class JoinedPools:
             readings=lambda: (self._owner.told(), self._links.modes_for(served)),
             tls=tls,
             authorization=proofs.authorization(pool.account_id, pool.agent_id),
-            on_lost=lambda why: changed("offline", why),
+            on_lost=lambda why: changed("offline", f"its broker is not reached ({why})"),
         )
         served.driver = driver
         self._links.add(served)
