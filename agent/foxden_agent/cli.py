@@ -207,6 +207,7 @@ async def _live(
     """Serve a broker: the one that was given, or joined before, or on the page now."""
     from foxden_agent import app, identity
     from foxden_agent.engine_errors import EngineFailed
+    from foxden_agent.joined_pools import IdentityChanged
     from foxden_agent.link_driver import LinkRefused
     from foxden_agent.owners_side import first_run, plugs
     from foxden_agent.updating import yielding
@@ -218,7 +219,7 @@ async def _live(
         membership = None  # its first run fetches the engine
     in_use = (identity.HomeInUse, identity.CardInUse)
     stops = (LinkRefused, WrongBroker, app.StartError, yielding.RestartAsked)
-    final = (*stops, *in_use, EngineFailed, OSError)
+    final = (*stops, *in_use, EngineFailed, IdentityChanged, OSError)
     # One that is supervised is started again as a new process, which is better still.
     most = 1 if side.supervised else _MOST_DEATHS
     while True:
@@ -246,6 +247,8 @@ async def _live(
             log.error("%s", error)
             shown.problem = str(error)  # its owner joins again, or elsewhere
             membership = None
+        except IdentityChanged as error:
+            log.warning("%s: the agent starts again with that id", error)
         else:
             return
 

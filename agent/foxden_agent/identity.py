@@ -53,9 +53,11 @@ def only_one(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def only_one_joining(folder: Path) -> Iterator[None]:
-    """Two that join at once would each make a key. Raises HomeInUse."""
+    """Two that join at once would each make a key, and who leaves meanwhile would undo half of it.
+    Raises HomeInUse."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    taken = HomeInUse("Another `foxden join` is under way here: wait until it has ended.")
+    what = "Another `foxden join` or `foxden leave` is under way here"
+    taken = HomeInUse(f"{what}: wait until it has ended, then do this again.")
     with locked(folder / "joining.lock", taken):
         yield
 

@@ -62,28 +62,36 @@ class JoinedPools:
         self._serving: dict[str, tuple[Pool, asyncio.Task[None]]] = {}  # by key_id
         self._states: dict[str, tuple[str, str]] = {}
         self._refused: dict[str, LinkRefused] = {}  # by key_id
+        self._news = asyncio.Event()  # of the states
+        self._unwritten = False
+        self._over = False
 
     async def run(self) -> None:
         """Serve whatever there is, until cancelled. Raises IdentityChanged, and LinkRefused where
         no pool is left that wants this machine, and nobody else."""
         seen: object = None
+        telling = asyncio.create_task(self._tell(), name="what pools say")
         try:
             while True:
                 stamp = _stamp(self._folder / FILE)
                 if stamp != seen:
                     seen = stamp
                     await self._follow(await asyncio.to_thread(pools, self._folder))
-                for _, task in self._serving.values():
+                for task in (telling, *(task for _, task in self._serving.values())):
                     if task.done():
                         task.result()  # what is unforeseen ends the program
                 wanted = any(not task.done() for _, task in self._serving.values())
                 if self._refused and self._alone and not wanted:
                     raise next(iter(self._refused.values()))
+                if self._unwritten:
+                    self._news.set()
                 await asyncio.sleep(_LOOK)
         finally:
             await self._stop(list(self._serving))
             self._states.clear()
-            self._write()
+            self._over = True
+            self._news.set()
+            await telling
 
     async def _follow(self, joined: list[Pool]) -> None:
         """Serve what has been joined; serve no more what was left or joined anew."""
@@ -103,7 +111,7 @@ class JoinedPools:
                 raise IdentityChanged(f"this machine is {pool.agent_id} since it joined")
             serving = self._serve(pool)
             self._serving[key_id] = (pool, asyncio.create_task(serving, name=f"pool {pool.title}"))
-        self._write()
+        self._news.set()
 
     async def _stop(self, key_ids: list[str]) -> None:
         tasks = [self._serving.pop(key_id)[1] for key_id in key_ids]
@@ -173,6 +181,7 @@ class JoinedPools:
             readings=lambda: (self._owner.told(), self._links.modes_for(served)),
             tls=tls,
             authorization=proofs.authorization(pool.account_id, pool.agent_id),
+            on_lost=lambda why: changed("offline", f"its broker is not reached ({why})"),
         )
         served.driver = driver
         self._links.add(served)
@@ -188,12 +197,29 @@ class JoinedPools:
             return
         self._states[pool.key_id] = (state, reason)
         told = f": {reason}" if reason else ""
-        (log.info if state == "online" else log.warning)("%s: %s%s", pool.title, state, told)
-        self._write()
+        if state != "offline":  # of that the link's driver has told more
+            (log.info if state == "online" else log.warning)("%s: %s%s", pool.title, state, told)
+        self._news.set()
 
-    def _write(self) -> None:
-        if (self._folder / FILE).exists():
-            say_now(self._folder, self._states)
+    async def _tell(self) -> None:
+        """Write down what the pools say, on a thread: a disk that is slow must not hold up the
+        links, nor a full one end them."""
+        over = False
+        while not over:
+            await self._news.wait()
+            self._news.clear()
+            over = self._over
+            try:
+                await asyncio.to_thread(say_now, self._folder, dict(self._states))
+                self._unwritten = False
+            except OSError as error:
+                if not self._unwritten:
+                    log.warning(
+                        "what the pools say cannot be written into %s (%s): see that it can be "
+                        "written and has space; all pools are served, and it is tried again",
+                        *(self._folder, error.strerror or error),
+                    )
+                self._unwritten = True
 
 
 def tls_once(address: Address) -> Callable[[], ssl.SSLContext | None]:

@@ -49,14 +49,17 @@ class LinkDriver:
         tls: Callable[[], ssl.SSLContext | None],
         *,
         authorization: str = "",
+        on_lost: Callable[[str], None] = lambda why: None,
     ) -> None:
-        """`authorization`: the header of an agent that has a key instead of a token."""
+        """`authorization`: the header of an agent that has a key instead of a token; `on_lost`
+        hears why there is no link now, also after a dial that failed."""
         self.link = link
         self._address = address
         self._authorization = authorization or f"Bearer {token}"
         self._on_event = on_event
         self._readings = readings
         self._tls = tls
+        self._on_lost = on_lost
         self._something_to_send = asyncio.Event()
         self._retry_after = 0.0
         self._connection: ClientConnection | None = None
@@ -85,6 +88,7 @@ class LinkDriver:
             pause = max(next(pauses), self._retry_after)
             self._retry_after = 0.0
             log.warning("no link to %s (%s); trying again in %.1f s", self._where, why, pause)
+            self._on_lost(why)
             await asyncio.sleep(pause)
 
     @property

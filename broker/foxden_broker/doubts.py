@@ -77,4 +77,9 @@ async def _believe(account: Account, job: Job, index: int) -> None:
     if job.job_id not in pool.jobs:
         pool.add_job(job, range(0))
     why = "the broker did not hear from its store that it was leased"
-    await account.end_lease(task.lease, after_loss(()), why)
+    change = await account.end_lease(task.lease, after_loss(()), why)
+    waits = change is not None and change.task.state is TaskState.QUEUED
+    if change is not None and waits and job.job_id not in pool.jobs:
+        # Its other images have ended meanwhile, and as none seemed to be left, so has the job here.
+        pool.add_job(job, range(0))
+        pool.requeue(job.job_id, index, checkpoint=change.task.checkpoint)

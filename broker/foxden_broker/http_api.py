@@ -23,6 +23,7 @@ from foxden_broker.auth import Doorkeeper
 from foxden_broker.blobs import BlobMismatch, BlobStalled, BlobTooBig, paced
 from foxden_broker.images import PNG_HEADER_BYTES, png_size
 from foxden_broker.joining import http as joining_calls
+from foxden_broker.joining.arriving import Arriving
 from foxden_broker.joining.enrolment import Enrolment
 from foxden_broker.joining.proving import prove
 from foxden_broker.joining.removal import remove
@@ -110,20 +111,28 @@ def create(
             return await checkpoints.put(account, lease, request)
         return await checkpoints.get(account, lease)
 
-    arriving: set[WebSocket] = set()  # connections whose agent is not at work yet
+    arriving: Arriving[WebSocket] = Arriving(_MOST_ARRIVING)
+    closings: set[asyncio.Task[None]] = set()
+
+    def part_with(websocket: WebSocket, why: str) -> None:
+        closing = asyncio.create_task(dismiss(websocket, why))
+        closings.add(closing)
+        closing.add_done_callback(closings.discard)
 
     async def agent_link(websocket: WebSocket) -> None:
-        if len(arriving) >= _MOST_ARRIVING:
+        out = arriving.comes(websocket, websocket.client.host if websocket.client else "")
+        if out is websocket:
             # After a restart thousands come at once. Those beyond what can be welcomed before
             # they lose patience are turned away while that is still cheap, and dial again. They see
             # status 403: uvicorn logs an error for each answer that says it better.
             await websocket.close(1013)
             return
-        arriving.add(websocket)
+        if out is not None:
+            part_with(out, "too many connections have come from where this one does")
         try:
             await let_in(websocket)
         finally:
-            arriving.discard(websocket)
+            arriving.leaves(websocket)
 
     async def has_left(account_id: str, agent_id: str) -> None:
         keeper.forget()
@@ -152,6 +161,7 @@ def create(
             await websocket.accept()
             await dismiss(websocket, _STORE_AWAY, retry_after=0.0)
             return
+        arriving.proved(websocket)
         await websocket.accept()
 
         async def welcome() -> None:
@@ -162,15 +172,10 @@ def create(
     waiting: dict[tuple[str, str], WebSocket] = {}  # for an administrator's yes, one per agent
 
     def waits(websocket: WebSocket, who: tuple[str, str]) -> None:
-        arriving.discard(websocket)
+        arriving.leaves(websocket)
         before, waiting[who] = waiting.get(who), websocket
         if before is not None:
-            why = "this agent waits on another connection"
-            closing = asyncio.create_task(dismiss(before, why))
-            closings.add(closing)
-            closing.add_done_callback(closings.discard)
-
-    closings: set[asyncio.Task[None]] = set()
+            part_with(before, "this agent waits on another connection")
 
     async def let_in_by_key(websocket: WebSocket, who: tuple[str, str]) -> None:
         try:
@@ -194,6 +199,7 @@ def create(
         except (LinkError, TimeoutError, WebSocketDisconnect, KeyError, RuntimeError) as error:
             await dismiss(websocket, str(error) or "no proof came in time")
             return
+        arriving.proved(websocket)
 
         async def welcome() -> None:
             await keeper.admit_agent(agent)
@@ -209,7 +215,7 @@ def create(
         welcome: Callable[[], Awaitable[None]],
     ) -> None:
         async def still_welcome() -> None:  # with each heartbeat; the first follows the welcome
-            arriving.discard(websocket)
+            arriving.leaves(websocket)
             await welcome()
 
         if replicas is not None:

@@ -38,8 +38,8 @@ class Refusal(Enum):
     EXPIRED = "expired"
     REVOKED = "revoked"  # the link
     USED_UP = "used_up"
-    AGENT_REVOKED = "agent_revoked"  # this very key was revoked before
-    ID_TAKEN = "id_taken"  # another key is enrolled for this agent_id
+    AGENT_REVOKED = "agent_revoked"  # this very key was revoked, or the agent that came by the link
+    ID_TAKEN = "id_taken"  # another key, or a token's agent, has this agent_id
     TOO_MANY_TRIES = "too_many_tries"  # from this network address
     INVALID = "invalid"  # a value that cannot be
     UNAVAILABLE = "unavailable"  # the broker cannot store anything just now

@@ -126,10 +126,33 @@ async def test_another_key_for_a_taken_agent_id_is_refused_until_the_first_is_re
     other = replace(agent(), public_key=b"o" * 32)
     assert (await world.store.enrol(other, 101)).refusal is Refusal.ID_TAKEN
     await world.store.revoke_agent("den", "agent-1", 102)
-    assert (await world.store.enrol(agent(), 103)).refusal is Refusal.AGENT_REVOKED
+    await world.store.add_join_link(link("l2", uses=9))
+    other = replace(other, link_id="l2")
+    assert (await world.store.enrol(agent(link_id="l2"), 103)).refusal is Refusal.AGENT_REVOKED
     taken = (await world.store.enrol(other, 104)).agent
     assert taken is not None
     assert (taken.public_key, taken.revoked_ms) == (b"o" * 32, 0)
+
+
+async def test_revoked_agent_gets_in_by_its_link_no_more_also_after_leaving(world: World) -> None:
+    await world.store.add_join_link(link(uses=9))
+    await world.store.enrol(agent(), 100)
+    await world.store.revoke_agent("den", "agent-1", 101)
+    assert not await world.store.forget_agent("den", "agent-1", agent().public_key)
+    other = replace(agent(), public_key=b"o" * 32)
+    assert (await world.store.enrol(other, 102)).refusal is Refusal.AGENT_REVOKED
+    assert (await world.store.join_link("den", "l1")).used == 1
+
+
+async def test_id_of_an_agent_with_a_token_is_taken_until_its_cards_are_forgotten(
+    world: World,
+) -> None:
+    await world.store.add_join_link(link(approve=True))
+    await world.store.save_cards("den", "agent-1", "PC", "1", [("c1", b"i")], 1)
+    assert (await world.store.enrol(agent(), 100)).refusal is Refusal.ID_TAKEN
+    assert (await world.store.join_link("den", "l1")).used == 0
+    await world.store.forget_card("den", "c1")
+    assert (await world.store.enrol(agent(), 101)).agent is not None
 
 
 async def test_agent_of_a_link_with_approval_waits_and_is_approved_once(world: World) -> None:

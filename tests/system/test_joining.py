@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,15 +21,17 @@ pytestmark = [pytest.mark.system, pytest.mark.engine]
 PROMPT = "a red cube on a blue background"
 
 
-def command(*words: str, pool: Pool | None = None, home: Path | None = None) -> tuple[int, Any]:
-    """Exit code, and what --json told."""
+def command(
+    *words: str, pool: Pool | None = None, home: Path | None = None, told: str = ""
+) -> tuple[int, Any]:
+    """Exit code, and what --json told. `told`: its standard input."""
     who = {"FOXDEN_URL": pool.url, "FOXDEN_TOKEN": pool.token} if pool else {}
     done = subprocess.run(
         [sys.executable, "-m", "foxden", *words, "--json"],
         capture_output=True,
         text=True,
         timeout=60,
-        stdin=subprocess.DEVNULL,
+        input=told,
         env={
             **{k: v for k, v in os.environ.items() if k != "DBUS_SESSION_BUS_ADDRESS"},
             "FOXDEN_HOME": str(home or "/nonexistent"),
@@ -46,7 +49,7 @@ def test_machine_joins_draws_is_shut_out_and_leaves_nothing(pool: Pool) -> None:
     link = made["text"]
     code, told = command("join", link, home=home)
     assert (code, told["error"]["type"]) == (2, "NotAsked")  # nobody agreed to the terms
-    code, told = command("join", link, "--yes", home=home)
+    code, told = command("join", "-", "--yes", home=home, told=f"{link}\n")
     assert (code, told["pending"], told["again"]) == (0, True, False)
     assert command("join", link, home=home)[1]["again"]
     assert command("join", link[:-1], home=home)[0] == 2
@@ -98,5 +101,31 @@ def test_owners_picture_comes_before_the_pools_on_the_same_card(pool: Pool, tmp_
         assert attempt.outcome == "released"
         assert "owner's own" in attempt.reason
         assert others[-1].outcome == "finish"
+    finally:
+        own.close()
+
+
+def test_agent_whose_id_changes_when_it_joins_goes_on_with_it_and_says_so(
+    pool: Pool, tmp_path: Path
+) -> None:
+    """Its home was copied from a machine that has joined."""
+    pool.start_broker("--public-host", "localhost")
+    own = Pool(tmp_path / "own")
+    own.folder.mkdir()
+    try:
+        own.start_broker()
+        _, made = command("join-link", "--uses", "2", pool=pool)
+        assert command("join", made["text"], "--yes", home=own.folder / "first")[0] == 0
+        (own.folder / "copy" / "agent").mkdir(parents=True)
+        shutil.copy(own.folder / "first/agent/agent.json", own.folder / "copy/agent")
+        agent = own.start_agent("copy")
+        _, told = command("join", made["text"], "--yes", home=own.folder / "copy")
+        wait_until(lambda: "online" in [one.state for one in pool.client().agents()], 60)
+        agent.assert_runs()
+        new_id = told["pool"]["agent_id"]
+        assert [c.id for c in own.client().cards() if c.online] == [f"{new_id}.cpu"]
+        log = agent.log.read_text()
+        assert f"this machine is {new_id} since it joined: the agent starts again" in log
+        assert "Traceback" not in log
     finally:
         own.close()

@@ -21,13 +21,16 @@ if TYPE_CHECKING:
 # Exit codes, as `foxden` has them.
 _DONE, _FAILED, _WRONG_CALL, _UNREACHABLE, _REFUSED, _INTERRUPTED = 0, 1, 2, 3, 4, 130
 
+_LINE_CHARACTERS = 10_000  # of what is read; a link has fewer
+
 
 class JoinCommand:
     """`foxden join`: look at the link, show the terms, ask, enrol."""
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
         add = parser.add_argument
-        add("link", help="what your administrator gave you: foxden://…/join/…")
+        text = "what your administrator gave you: foxden://…/join/…; -: read from standard input, "
+        add("link", help=f"{text}so that no list of processes shows it")
         add("--yes", action="store_true", help="agree to the terms without being asked")
         text = "the agent fetches what it draws with (some GB) by itself, while no game runs"
         add("--fetch-engine", action="store_true", help=text)
@@ -73,9 +76,10 @@ def _guarded(args: argparse.Namespace, do: Callable[[], int]) -> int:
 def _join(args: argparse.Namespace) -> int:
     from foxden_agent import joining
 
+    link = _from_input() if args.link == "-" else args.link
     cards = _cards()
-    known = joining.known(_folder(args), args.link)  # he has agreed; its link may be over by now
-    terms = asyncio.run(joining.look(args.link)) if known is None else None
+    known = joining.known(_folder(args), link)  # he has agreed; its link may be over by now
+    terms = asyncio.run(joining.look(link)) if known is None else None
     if terms is not None and not args.yes:
         if args.json or not sys.stdin.isatty():
             text = "Nobody can be asked here: add --yes to agree to the terms of the pool."
@@ -85,7 +89,7 @@ def _join(args: argparse.Namespace) -> int:
             print("Nothing was joined, and the link is not used up.")
             return _FAILED
     joining_it = joining.join(
-        *(_folder(args), args.link),
+        *(_folder(args), link),
         name=args.name,
         cards=cards,
         fetch_engine=args.fetch_engine,
@@ -106,6 +110,12 @@ def _join(args: argparse.Namespace) -> int:
         print("It waits for its administrator's yes, and goes online by itself after it.")
     print("Serve it with `foxden agent`; one that runs has noticed by now. `foxden leave` ends it.")
     return _DONE
+
+
+def _from_input() -> str:
+    if sys.stdin.isatty():
+        print("Join link: ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline(_LINE_CHARACTERS).strip()
 
 
 def _terms(terms: Terms, machine: str, cards: list[str]) -> str:

@@ -118,13 +118,14 @@ async def _enrolled(
     store: KeyStore,
 ) -> tuple[Pool, pb.EnrolResponse]:
     """Enrol a pool's key; where that key, or this machine's id, can't be used, with another."""
+    old = pool.key_id
     for _ in range(_KEYS):
         try:
             return pool, await _enrol(broker, read, request, pool, store)
         except KeyLost:
             pool = await _begin(folder, read, store)
         except LinkRefused as refused:
-            if refused.why is Refusal.AGENT_REVOKED:
+            if refused.why is Refusal.AGENT_REVOKED and pool.key_id == old:
                 await store.delete(pool.key_id, pool.key_in)  # of no use any more
                 pool = await _begin(folder, read, store)
             elif refused.why is Refusal.ID_TAKEN and _is_alone(folder, pool):
@@ -144,15 +145,21 @@ async def _enrolled(
 
 async def leave(folder: Path, name: str = "", *, keystore: KeyStore | None = None) -> Left:
     """Leave a pool: named by account or broker, or the only one there is. What is here is deleted
-    also where the broker cannot be told. Raises NoSuchPool."""
-    return await _left(folder, _chosen(folder, name), keystore or KeyStore(folder))
+    also where the broker cannot be told. Raises NoSuchPool, identity.HomeInUse while another join
+    or leave is under way, and OSError where the folder cannot be written."""
+    _chosen(folder, name)  # where nothing was joined, no lock is left behind either
+    with identity.only_one_joining(folder):
+        return await _left(folder, _chosen(folder, name), keystore or KeyStore(folder))
 
 
 async def leave_all(folder: Path, *, keystore: KeyStore | None = None) -> list[Left]:
     """Leave every pool, and those that it began to join; all at once, since each broker that cannot
-    be reached takes its time."""
+    be reached takes its time. Raises like `leave`, but that none is no error."""
+    if not pools(folder):
+        return []
     store = keystore or KeyStore(folder)
-    return await asyncio.gather(*(_left(folder, pool, store) for pool in pools(folder)))
+    with identity.only_one_joining(folder):
+        return await asyncio.gather(*(_left(folder, pool, store) for pool in pools(folder)))
 
 
 async def _left(folder: Path, pool: Pool, store: KeyStore) -> Left:

@@ -35,7 +35,7 @@ class Pool:
     joined_ms: int  # Unix milliseconds; 0: its enrolment was never answered
     name: str = ""  # what its owner called this machine when it joined; empty: the machine's own
     fetch_engine: bool = False  # the agent may fetch its engine without asking anybody
-    state: str = ""  # as the running agent saw it last: online, waits, offline, refused
+    state: str = ""  # as the running agent saw it last: online, waits, offline, refused, …
     state_reason: str = ""
 
     @property
@@ -103,8 +103,12 @@ def write(folder: Path, kept: Iterable[Pool]) -> None:
 
 
 def say_now(folder: Path, states: Mapping[str, tuple[str, str]]) -> None:
-    """By key_id: state and reason, as the running agent sees them."""
-    write_private(folder / NOW, json.dumps({key: list(said) for key, said in states.items()}))
+    """By key_id: state and reason, as the running agent sees them; nothing where no pool is left.
+    Raises OSError."""
+    if (folder / FILE).exists():
+        write_private(folder / NOW, json.dumps({key: list(said) for key, said in states.items()}))
+    if not (folder / FILE).exists():  # all were left meanwhile
+        (folder / NOW).unlink(missing_ok=True)
 
 
 def _read(path: Path) -> dict[str, object]:

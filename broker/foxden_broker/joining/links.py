@@ -23,11 +23,12 @@ SENTENCES = {
     Refusal.REVOKED: "This link was revoked: ask your administrator for a new one.",
     Refusal.USED_UP: "This link has let in as many machines as it was made for: ask your "
     "administrator for a new one (foxden join-link --uses 30 lets in thirty).",
-    Refusal.AGENT_REVOKED: "This machine was shut out of the pool by its administrator: ask for a "
-    "new link if it shall come back.",
+    Refusal.AGENT_REVOKED: "This machine was shut out of the pool by its administrator, and the "
+    "link it came by lets it in no more: ask for a new one if it shall come back.",
     Refusal.ID_TAKEN: "Another machine is in this pool under this one's id: its home folder was "
-    "copied, or its key was lost. Delete agent/agent.json in the home folder and join again, or "
-    "have the administrator revoke the other (foxden agents revoke).",
+    "copied, its key was lost, or it is here with a token. Delete agent/agent.json in the home "
+    "folder and join again, or ask the administrator to revoke the other (foxden agents revoke) "
+    "and for a new link.",
     Refusal.TOO_MANY_TRIES: "Too many wrong links came from this network address.",
     Refusal.UNAVAILABLE: "The broker cannot store anything just now: try again soon.",
 }

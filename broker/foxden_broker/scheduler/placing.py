@@ -79,8 +79,8 @@ class Placing(Costs):
         costs = self._cost(kind, urgent=urgent)
         if avoid := job.avoid.get(index):
             costs = self._without(costs, kind, avoid)
-        row = int(costs.argmin())
-        if not costs[row] < math.inf:
+        row = int(costs.argmin()) if costs.size else -1  # a pool may have no card at all
+        if row < 0 or not costs[row] < math.inf:
             self.passed.add(image)
             return False
         if not self.open[row]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from foxden_broker.store.base import Agent, Enrolled, JoinLink
-from foxden_broker.store.database import upsert
+from foxden_broker.store.database import stamp, upsert
 from foxden_broker.store.schema import agent, card, join_link
 from foxden_proto.join_links import Refusal
 
@@ -41,9 +41,7 @@ def links(conn: Connection, account_id: str) -> tuple[JoinLink, ...]:
 def revoke_link(conn: Connection, account_id: str, link_id: str, now_ms: int) -> JoinLink | None:
     """The link after it; a second revocation keeps the time of the first."""
     mine = (join_link.c.account_id == account_id, join_link.c.link_id == link_id)
-    conn.execute(
-        update(join_link).where(*mine, join_link.c.revoked_ms == 0).values(revoked_ms=now_ms)
-    )
+    stamp(conn, join_link, "revoked_ms", now_ms, *mine)
     return get_link(conn, account_id, link_id)
 
 
@@ -59,6 +57,10 @@ def enrol(conn: Connection, new: Agent, now_ms: int) -> Enrolled:
             return Enrolled(before, again=True)
         if not before.revoked_ms:
             return Enrolled(None, Refusal.ID_TAKEN)
+        if before.link_id == new.link_id:  # shut out, it may have kept the link
+            return Enrolled(None, Refusal.AGENT_REVOKED)
+    elif _has_cards(conn, new.account_id, new.agent_id):  # it came with a token
+        return Enrolled(None, Refusal.ID_TAKEN)
     if row is None:
         return Enrolled(None, Refusal.UNKNOWN)
     link = _link(row)
@@ -85,6 +87,11 @@ def enrol(conn: Connection, new: Agent, now_ms: int) -> Enrolled:
         kept.__dict__ | {"cards": "\n".join(kept.cards)},
     )
     return Enrolled(kept)
+
+
+def _has_cards(conn: Connection, account_id: str, agent_id: str) -> bool:
+    mine = (card.c.account_id == account_id, card.c.agent_id == agent_id)
+    return conn.execute(select(card.c.card_id).where(*mine).limit(1)).first() is not None
 
 
 def was_enrolled(conn: Connection, new: Agent, result: Enrolled) -> bool:
@@ -118,15 +125,15 @@ def revoke(conn: Connection, account_id: str, agent_id: str, now_ms: int) -> Age
 def _stamp(
     conn: Connection, account_id: str, agent_id: str, column: str, now_ms: int
 ) -> Agent | None:
-    """Set a time that is not set yet."""
     mine = (agent.c.account_id == account_id, agent.c.agent_id == agent_id)
-    conn.execute(update(agent).where(*mine, agent.c[column] == 0).values({column: now_ms}))
+    stamp(conn, agent, column, now_ms, *mine)
     return get(conn, account_id, agent_id)
 
 
 def forget(conn: Connection, account_id: str, agent_id: str, public_key: bytes) -> bool:
     mine = (agent.c.account_id == account_id, agent.c.agent_id == agent_id)
-    gone = conn.execute(delete(agent).where(*mine, agent.c.public_key == public_key))
+    shut_out = agent.c.revoked_ms != 0  # else leaving would undo it
+    gone = conn.execute(delete(agent).where(*mine, agent.c.public_key == public_key, ~shut_out))
     if gone.rowcount != 1:
         return False
     conn.execute(delete(card).where(card.c.account_id == account_id, card.c.agent_id == agent_id))

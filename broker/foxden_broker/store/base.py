@@ -111,8 +111,9 @@ class Store(Protocol):
         agent as before, and takes no use, also where the link is over by now.
 
         Refused where the link is unknown, expired, revoked or used up, where this key was
-        revoked, and where another key that works is enrolled for the agent_id. Whether the caller
-        has the link's secret is not looked at here."""
+        revoked, or the agent_id that came by this link, and where the agent_id is taken: another
+        key that works is enrolled for it, or an agent with a token has cards by it. Whether the
+        caller has the link's secret is not looked at here."""
         ...
 
     async def agent(self, account_id: str, agent_id: str) -> Agent | None: ...
@@ -126,7 +127,8 @@ class Store(Protocol):
         ...
 
     async def forget_agent(self, account_id: str, agent_id: str, public_key: bytes) -> bool:
-        """Delete the agent with this key, and the cards it told of. False: there is none."""
+        """Delete the agent with this key, and the cards it told of. False: there is none, or it
+        was revoked: that row stays, to say so."""
         ...
 
     # Jobs, as clients see them

@@ -17,7 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from sqlalchemy import Connection, Dialect, Executable, Table, exc
+from sqlalchemy import ColumnElement, Connection, Dialect, Executable, Table, exc, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import psycopg
 from sqlalchemy.engine import URL, make_url
@@ -87,6 +87,13 @@ def upsert(dialect: str, table: Table) -> Any:
     if dialect == "sqlite":
         return sqlite.insert(table)
     return postgresql.insert(table)
+
+
+def stamp(
+    conn: Connection, table: Table, column: str, now_ms: int, *mine: ColumnElement[bool]
+) -> None:
+    """Set a row's time of something that happens once; again, the first time stays."""
+    conn.execute(update(table).where(*mine, table.c[column] == 0).values({column: now_ms}))
 
 
 Write = tuple[Executable, Sequence[dict[str, Any]]]  # a statement, and its rows of values

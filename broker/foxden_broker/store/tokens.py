@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, insert, select
 
 from foxden_broker.store.base import Token
-from foxden_broker.store.database import upsert
+from foxden_broker.store.database import stamp, upsert
 from foxden_broker.store.schema import account, token
 
 _COLUMNS = (
@@ -69,15 +69,8 @@ def of_account(conn: Connection, account_id: str) -> tuple[Token, ...]:
 
 def revoke(conn: Connection, account_id: str, token_id: str, now_ms: int) -> Token | None:
     """The token after it; a second revocation keeps the time of the first."""
-    conn.execute(
-        update(token)
-        .where(
-            token.c.account_id == account_id,
-            token.c.token_id == token_id,
-            token.c.revoked_ms == 0,
-        )
-        .values(revoked_ms=now_ms)
-    )
+    mine = (token.c.account_id == account_id, token.c.token_id == token_id)
+    stamp(conn, token, "revoked_ms", now_ms, *mine)
     return get(conn, account_id, token_id)
 
 

@@ -26,6 +26,7 @@ _FAULTS = {
     "clock_jump": 1,
     "owner": 4,
     "revoke": 2,
+    "leave": 3,
     "engine_dies": 3,
 }
 
@@ -165,7 +166,8 @@ class Chaos:
             engine.die()
 
     async def _revoke(self) -> None:
-        """No result counts from an agent whose token was revoked; then it gets another."""
+        """No result counts from an agent that was revoked, or whose token was, whatever it does to
+        go on; then it gets another token or link."""
         world, machine = self._world, self._one()
         lock = world.changing[machine.name]
         if lock.locked() or machine.driver is None:
@@ -174,14 +176,47 @@ class Chaos:
             agent_id = machine.driver.link.identity.agent_id
             if self._draw.random() < 0.5:  # it does what it can to go on
                 machine.driver.link.heartbeat = lambda *_: None  # type: ignore[method-assign]
-            token_id = machine.token.split("_")[2]
-            if not await world.revoke(token_id):
-                return
-            await asyncio.sleep(world.disk.faults.slow * 0.1 + 1.0)  # what was being written
-            before = world.accepted_of(agent_id)
-            await asyncio.sleep(self._draw.uniform(1, 40))
-            if world.accepted_of(agent_id) != before:
-                world.violated(f"{machine.name} was revoked, and its results were accepted")
+            if machine.link:
+                revoked = await world.revoke(agent_id=agent_id)
+            else:
+                revoked = await world.revoke(token_id=machine.token.split("_")[2])
+                if not revoked:
+                    return
+            if revoked:
+                await self._is_out(machine, agent_id, "was revoked")
             await machine.kill()
-            machine.token = world.new_token("card owner", "agent")
+            if machine.link:
+                machine.link = world.new_link()
+            else:
+                machine.token = world.new_token("card owner", "agent")
             machine.start()
+
+    async def _leave(self) -> None:
+        """Its owner leaves the pool in the midst of work, and joins again later."""
+        world, machine = self._world, self._one()
+        lock = world.changing[machine.name]
+        if lock.locked() or not machine.link or machine.driver is None:
+            return
+        async with lock:
+            agent_id = machine.driver.link.identity.agent_id
+            machine.stays_out = True
+            if await machine.leave():
+                await self._is_out(machine, agent_id, "has left")
+            machine.stays_out = False
+            if self._draw.random() < 0.5:
+                await machine.kill()
+                machine.start()
+            else:
+                machine.join_again()
+
+    async def _is_out(self, machine: Machine, agent_id: str, how: str) -> None:
+        world = self._world
+        await asyncio.sleep(world.disk.faults.slow * 0.1 + 1.0)  # what was being written
+        before = world.accepted_of(agent_id)
+        await asyncio.sleep(self._draw.uniform(1, 40))
+        if world.accepted_of(agent_id) != before:
+            world.violated(f"{machine.name} {how}, and its results were accepted")
+        account = world.broker.account
+        session = account.sessions.get(agent_id) if account is not None else None
+        if machine.link and session is not None and session.link.up:
+            world.violated(f"{machine.name} {how}, and is online")

@@ -20,7 +20,8 @@ from websockets.exceptions import ConnectionClosedError
 from foxden_proto.v1 import link_pb2 as pb
 from simulated.clock import Process
 
-_ONCE = ("hello", "goodbye", "welcome", "rejected")  # open and close a connection
+# They open and close a connection.
+_ONCE = ("challenge", "proof", "admitted", "hello", "goodbye", "welcome", "rejected")
 _MOST_ON_THE_WAY = 200  # messages; then a sender has to wait, as for a full socket
 
 

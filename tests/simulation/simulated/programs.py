@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -16,7 +17,12 @@ import httpx
 import foxden_agent.app
 import foxden_agent.card_engine
 import foxden_agent.identity
+import foxden_agent.joined_pools
+import foxden_agent.joining.keys
 import foxden_agent.link_driver
+from foxden_agent import joining
+from foxden_agent.identity import HomeInUse
+from foxden_agent.joined_pools import IdentityChanged
 from foxden_agent.link_driver import LinkDriver, LinkRefused
 from foxden_agent.models import LocalModel
 from foxden_agent.readings import CardReadings, MachineReadings, Readings
@@ -29,6 +35,7 @@ from foxden_broker.account import Account
 from foxden_broker.auth import Doorkeeper
 from foxden_broker.backup import Copier
 from foxden_broker.grpc_api import AdminService, Door, GenerationService
+from foxden_broker.joining.enrolment import Enrolment
 from foxden_broker.metrics import Metrics
 from foxden_broker.store.base import StoreError
 from foxden_broker.store.sql_store import SqlStore
@@ -82,7 +89,11 @@ class Broker:
         doorkeeper = Doorkeeper(store)
         door = Door({ACCOUNT: account}, store, doorkeeper, metrics, copier)
         self.account, self.admin = account, AdminService(door)
-        app = http_api.create({ACCOUNT: account}, doorkeeper, "", metrics, metrics_open=False)
+        app = http_api.create(
+            *({ACCOUNT: account}, doorkeeper, "", metrics),
+            metrics_open=False,
+            enrolment=Enrolment(store, {ACCOUNT}, Signer(_SIGNING_KEY)),
+        )
         process.start(self._loops(account), "loops")
         self._network.broker_up(process, app, GenerationService(door))
 
@@ -123,7 +134,8 @@ class Machine:
         self.cards = draw.choice([1, 1, 2])
         self.pace = draw.choice([0.5, 1.0, 1.0, 3.0])  # times as long as a good card
         self.models = [LocalModel(model, folder / model.name) for model in models]
-        self.token = ""
+        self.token = self.link = ""  # one of them; with a link it joins by a key of its own
+        self.stays_out = False  # its owner does not want to join just now
         self.engine_faults = EngineFaults()
         self.engines: dict[str, SimulatedEngine] = {}
         self.driver: LinkDriver | None = None
@@ -143,18 +155,52 @@ class Machine:
     async def _run(self) -> None:
         settings = AgentSettings(
             self.folder / f"home-{self.home}",
-            Address("127.0.0.1"),
+            None if self.link else Address("127.0.0.1"),
             self.token,
             name=self.name,
             timers=Timers(),
         )
         while True:
+            await self.join(settings.folder)
             try:
                 async with foxden_agent.app.agent(settings) as running:
                     await running.failed
             except LinkRefused as error:
                 self.note(f"{self.name}: refused: {error}")
-                await asyncio.sleep(self.draw.uniform(20, 60))  # the service manager tries again
+                # The service manager tries again; an owner who has his link still, sooner.
+                most = 5 if self.link else 60
+                await asyncio.sleep(self.draw.uniform(most / 3, most))
+            except IdentityChanged as changed:
+                self.note(f"{self.name}: {changed}")
+
+    async def join(self, folder: Path) -> None:
+        """By its link, until it is in; nothing where it has a token."""
+        while self.link:
+            try:
+                if not self.stays_out:
+                    await joining.join(folder, self.link, name=self.name)
+                    return
+            except (joining.JoinError, HomeInUse) as error:
+                self.note(f"{self.name}: not joined: {error}")
+            await asyncio.sleep(self.draw.uniform(1, 10))
+
+    async def leave(self) -> bool:
+        """While its agent runs. Whether the broker was told."""
+        folder = self.folder / f"home-{self.home}" / "agent"
+        if self.process is None:
+            return False
+        leaving = self.process.start(joining.leave(folder), f"leave {self.name}")
+        await asyncio.wait([leaving])
+        if leaving.cancelled() or leaving.exception() is not None:
+            return False
+        left: joining.Left = leaving.result()
+        return left.broker_told
+
+    def join_again(self) -> None:
+        """While its agent runs."""
+        if self.process is not None:
+            folder = self.folder / f"home-{self.home}" / "agent"
+            self.process.start(self.join(folder), f"join {self.name}")
 
     async def stop(self) -> None:
         """Its owner stops it: it says goodbye."""
@@ -221,6 +267,14 @@ class _Driver(LinkDriver):
         super().__init__(*args, **named)
         _machine().driver = self
 
+    async def run(self) -> None:
+        machine = _machine()
+        try:
+            await super().run()
+        finally:  # a pool that was left has no link; the next one makes another
+            if machine.link and machine.driver is self:
+                machine.driver = None
+
 
 class _Worker(CardWorker):
     def __init__(self, *args: Any, **named: Any) -> None:
@@ -241,6 +295,12 @@ def installed() -> Iterator[None]:
     def scan(_: AgentSettings) -> list[LocalModel]:
         return _machine().models
 
+    async def no_keyring(*_: Any) -> None:
+        raise ModuleNotFoundError("keyring")
+
+    def new_key() -> bytes:
+        return secrets.token_bytes(32)  # the library's own chance is no seed's
+
     real_client = httpx.AsyncClient
 
     def client(*, base_url: str, timeout: Any, **_: Any) -> httpx.AsyncClient:
@@ -256,6 +316,9 @@ def installed() -> Iterator[None]:
         # All machines are one here, and its lock on a card is a real file.
         mock.patch.object(foxden_agent.identity, "only_one_per_card", return_value=nullcontext()),
         mock.patch.object(foxden_agent.app, "LinkDriver", _Driver),
+        mock.patch.object(foxden_agent.joined_pools, "LinkDriver", _Driver),
+        mock.patch.object(joining.KeyStore, "_on_a_thread", no_keyring),
+        mock.patch.object(foxden_agent.joining.keys, "new_key", new_key),
         mock.patch.object(foxden_agent.app, "watching", _Watching),
         mock.patch.object(foxden_agent.app, "CardWorker", _Worker),
         mock.patch.object(httpx, "AsyncClient", client),

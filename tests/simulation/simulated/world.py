@@ -15,8 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from foxden_broker.joining import links
+from foxden_broker.store import agents as agent_rows
 from foxden_broker.store import tokens as token_rows
 from foxden_broker.tokens import new_token
+from foxden_proto.address import Address
 from foxden_proto.v1 import pool_pb2
 from foxden_proto.v1.generation_pb2 import ImageRequest
 from foxden_proto.v1.link_pb2 import AgentFrame, BrokerFrame
@@ -90,7 +93,10 @@ class World:
         ]
         for machine in self.machines:
             machine.folder = folder / machine.name
-            machine.token = self.new_token("card owner", "agent")
+            if draw.random() < 0.4:
+                machine.link = self.new_link()
+            else:
+                machine.token = self.new_token("card owner", "agent")
         self.users = [
             User(
                 f"user-{number}",
@@ -128,14 +134,30 @@ class World:
         self.disk.transact(lambda conn: token_rows.add(conn, token))
         return text
 
-    async def revoke(self, token_id: str) -> bool:
+    def new_link(self) -> str:
+        now = int(self.wall.time() * 1000)
+        link, text = links.new_link(
+            *(ACCOUNT, Address("127.0.0.1")),
+            uses=100,
+            approve=False,
+            member="administrator",
+            now_ms=now,
+            expires_ms=now + 86_400_000,
+        )
+        self.disk.transact(lambda conn: agent_rows.add_link(conn, link))
+        return text
+
+    async def revoke(self, *, token_id: str = "", agent_id: str = "") -> bool:
         """By the administrator's call. False: the broker could not be asked."""
         admin, process = self.broker.admin, self.broker.process
         if admin is None or process is None or not self.broker.up:
             return False
         context = _Admin(self._admin)
-        request = pool_pb2.RevokeTokenRequest(token_id=token_id)
-        call = process.start(admin.RevokeToken(request, context), "RevokeToken call")
+        if agent_id:
+            asked = admin.RevokeAgent(pool_pb2.RevokeAgentRequest(agent=agent_id), context)
+        else:
+            asked = admin.RevokeToken(pool_pb2.RevokeTokenRequest(token_id=token_id), context)
+        call = process.start(asked, "revoke call")
         await asyncio.wait([call])
         return not call.cancelled() and call.exception() is None
 

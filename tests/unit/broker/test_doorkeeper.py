@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from foxden_broker.auth import Doorkeeper
-from foxden_broker.store.base import StoreError, Token
+from foxden_broker.store.base import Agent, StoreError, Token
 from foxden_broker.tokens import new_token
 from foxden_proto.problems import Problem
 
@@ -90,3 +90,30 @@ async def test_store_that_fails_is_asked_again(made: tuple[Tokens, str]) -> None
         await keeper.admit(header, "agent")
     store.broken = False
     assert (await keeper.admit(header, "agent")).name == "ann"
+
+
+class Agents:
+    """A store with one agent, whose answers wait until they are let go."""
+
+    def __init__(self) -> None:
+        self.known = Agent("den", "a", b"k" * 32, "pin:1", "PC", "1", (), "::1", "l", 1, 1)
+        self.go = asyncio.Event()
+
+    async def agent(self, account_id: str, agent_id: str) -> Agent | None:
+        known = self.known
+        await self.go.wait()
+        return known
+
+
+async def test_agent_that_is_revoked_while_the_store_answers_is_asked_for_again() -> None:
+    store = Agents()
+    keeper: Any = Doorkeeper(store)  # type: ignore[arg-type]
+    asking = asyncio.create_task(keeper.agent("den", "a"))
+    await asyncio.sleep(0)
+    store.known = replace(store.known, revoked_ms=2)
+    keeper.forget()
+    store.go.set()
+    known = await asking
+    assert not known.revoked_ms
+    with pytest.raises(Problem, match="shut out"):
+        await keeper.admit_agent(known)

@@ -70,6 +70,10 @@ class ShakyStore:
         return call
 
 
+async def _chunks(data: bytes) -> AsyncIterator[bytes]:
+    yield data
+
+
 class World:
     """An account with one agent that has one card."""
 
@@ -121,6 +125,14 @@ class World:
         if started:
             await self.say(started=pb.TaskStarted(lease=key.message()))
         return key
+
+    async def finish(self, key: LeaseKey) -> None:
+        """Its agent has drawn and stored it."""
+        sha256, size = await self.account.blobs.put(_chunks(b"a picture"), limit=100)
+        receipt = self.account.signer.receipt("main", key, sha256, size)
+        picture = gen.Picture(sha256=sha256, size=size, seconds=0.1)
+        said = pb.TaskFinished(lease=key.message(), picture=picture, receipt=receipt)
+        await self.say(finished=said)
 
     async def task(self, job_id: str) -> Task:
         job = await self.store.job("main", job_id, attempts=True)
@@ -216,6 +228,32 @@ async def test_lease_whose_answer_got_lost_is_given_back_and_leased_again(world:
     assert LeaseKey.of(frame.assignment.tasks[0].lease) == task.lease
     assert (task.lease_no, task.failures, task.losses) == (2, 0, 0)
     assert not world.account.doubts
+
+
+async def test_lease_whose_answer_got_lost_while_the_last_other_image_ends_is_leased_again(
+    world: World, make_card: Any
+) -> None:
+    cards = [world.card, make_card("another")]
+    await world.say(cards_changed=pb.CardsChanged(cards=cards))
+    job_id = await world.submit(count=2)
+    await dispatcher.dispatch(world.account)
+    other, lost = world.account.pool.held
+    await world.say(started=pb.TaskStarted(lease=other.message()))
+    await world.account.end_lease(lost, TaskEvent.REFUSE, "not now")
+    world.store.unheard = {"assign"}
+    with pytest.raises(StoreError):
+        await dispatcher.dispatch(world.account)
+    pause = world.store.after["end_lease"] = Pause()
+    settling = asyncio.create_task(doubts.settle(world.account))
+    await pause.reached.wait()  # the store has ended the lease that nobody was told of
+    await world.finish(other)
+    pause.over.set()
+    await settling
+    world.heard()
+    await dispatcher.dispatch(world.account)
+    (frame,) = world.heard()
+    lease = frame.assignment.tasks[0].lease
+    assert (lease.job_id, lease.index) == (job_id, lost.index)
 
 
 async def test_lease_and_cancel_at_once_with_both_answers_lost_ends_the_job(world: World) -> None:

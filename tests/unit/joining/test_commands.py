@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import sys
 from collections.abc import Awaitable, Callable
@@ -148,6 +149,24 @@ async def test_agents_are_listed_approved_and_revoked_by_name_or_id(foxden: Run,
     assert states == {"attic": "offline", "attic-2": "waits for approval", "cellar": "revoked"}
 
 
+async def test_revoking_names_the_link_while_it_lets_others_in_and_ends_it_if_told_to(
+    foxden: Run, den: Den
+) -> None:
+    link = await den.link(uses=3)
+    link_id = join_links.read(link).link_id
+    for name in ("attic", "cellar"):
+        await den.machine(name).join(link, name=name)
+    code, text = await foxden("agents", "revoke", "attic", as_json=False)
+    assert code == 0
+    assert "lets in 1 more" in text
+    assert f"foxden join-link revoke {link_id}" in text
+    code, told = await foxden("agents", "revoke", "cellar", "--with-link")
+    assert (code, told["name"], told["came_by"]["id"]) == (0, "cellar", link_id)
+    assert told["came_by"]["revoked"]
+    text = (await foxden("agents", "revoke", "attic", as_json=False))[1]
+    assert f"by link {link_id}, which lets nobody in" in text
+
+
 async def test_who_is_no_administrator_makes_no_links_and_sees_no_agents(
     foxden: Run, den: Den
 ) -> None:
@@ -169,6 +188,24 @@ async def test_script_that_may_not_ask_has_to_agree_itself(foxden: Run, den: Den
     assert (code, told["broker_told"]) == (0, True)
     code, told = await foxden("leave")
     assert (code, told["error"]["type"]) == (2, "NoSuchPool")
+
+
+async def test_link_is_read_from_standard_input_and_is_shown_nowhere(
+    foxden: Run, den: Den, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = await den.link()
+    for said, code, kind in (
+        ("", 2, "BadLink"),
+        ("x" * 20_000, 2, "BadLink"),
+        (f"{link}\nmore\n", 2, "NotAsked"),
+    ):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(said))
+        got, told = await foxden("join", "-")
+        assert (got, told["error"]["type"]) == (code, kind)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f" {link} "))
+    code, text = await foxden("join", "-", "--yes", as_json=False)
+    assert code == 0
+    assert join_links.read(link).secret not in text
 
 
 async def test_each_refusal_has_its_exit_code(foxden: Run, den: Den) -> None:

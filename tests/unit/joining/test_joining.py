@@ -18,6 +18,7 @@ from foxden_agent import identity, joining
 from foxden_agent.joining import calls as joining_calls
 from foxden_agent.joining import keys
 from foxden_broker.account import now_ms
+from foxden_broker.joining import enrolled
 from foxden_broker.joining import http as joining_http
 from foxden_proto import join_links, proofs, trust
 from foxden_proto.join_links import Refusal
@@ -186,7 +187,27 @@ async def test_who_tries_many_wrong_links_has_to_wait_and_others_do_not_notice(d
     assert reasons[:10] == [Refusal.UNKNOWN] * 10
     assert reasons[10:] == [Refusal.TOO_MANY_TRIES] * 2
     assert 0 < caught.value.retry_after <= 60
+    assert (await den.machine().join(link.text())).pool.enrolled  # from the same address
     assert len(await den.admin().models()) == 0  # the broker's other doors are open
+
+
+async def test_machine_that_is_told_to_wait_keeps_its_key_for_the_next_try(
+    den: Den, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An earlier try, whose answer was lost, may have enrolled it."""
+    wrong = replace(join_links.read(await den.link()), secret="b" * 26).text()
+    monkeypatch.setattr(enrolled, "_REMEMBER_SECONDS", 600)
+    for _ in range(11):
+        with pytest.raises(joining.LinkRefused):
+            await joining.look(wrong)
+    pc, link = den.machine(), await den.link()  # newer than what the broker remembers
+    with pytest.raises(joining.LinkRefused, match="Too many wrong links"):
+        await pc.join(link)
+    (begun,) = joining.pools(pc.folder)
+    assert not begun.enrolled
+    monkeypatch.setattr(enrolled, "_REMEMBER_SECONDS", 0)
+    joined = await pc.join(link)
+    assert (joined.pool.key_id, joined.pool.enrolled) == (begun.key_id, True)
 
 
 async def test_thirty_uses_let_in_thirty_who_come_at_once_and_not_one_more(den: Den) -> None:
@@ -233,6 +254,28 @@ async def test_revoked_machine_joins_again_by_a_new_link_with_a_new_key(den: Den
     assert after.pool.key_id != before.pool.key_id
     (agent,) = await agents(den)
     assert agent.revoked is None
+
+
+async def test_revoked_machine_does_not_come_back_by_the_link_it_came_by(den: Den) -> None:
+    pc, link = den.machine(), await den.link(uses=9)
+    before = await pc.join(link)
+    await den.admin().revoke_agent(before.pool.agent_id)
+    for _ in range(2):
+        with pytest.raises(joining.LinkRefused, match="shut out") as caught:
+            await pc.join(link)
+        assert caught.value.why is Refusal.AGENT_REVOKED
+    assert not (pc.folder / "keys").exists()
+    assert [one.used for one in await den.admin().join_links()] == [1]
+
+
+async def test_revoked_machine_that_leaves_stays_shut_out(den: Den) -> None:
+    pc, link = den.machine(), await den.link(uses=9)
+    before = await pc.join(link)
+    await den.admin().revoke_agent(before.pool.agent_id)
+    assert (await joining.leave(pc.folder, keystore=pc.keystore)).broker_told
+    with pytest.raises(joining.LinkRefused, match="shut out"):
+        await pc.join(link)
+    assert [one.state for one in await agents(den)] == ["revoked"]
 
 
 async def test_two_who_join_from_one_home_at_once_make_one_agent(den: Den) -> None:
@@ -364,6 +407,34 @@ async def test_several_pools_have_to_be_told_apart(den: Den) -> None:
     left = await joining.leave(pc.folder, other.account_id, keystore=pc.keystore)
     assert left.pool.account_id == other.account_id
     assert [pool.account_id for pool in joining.pools(pc.folder)] == [one.account_id]
+
+
+async def test_who_leaves_while_another_leaves_or_joins_has_to_wait(den: Den) -> None:
+    pc, link = den.machine(), await den.link()
+
+    async def leave() -> joining.Left:
+        return await joining.leave(pc.folder, keystore=pc.keystore)
+
+    async def leave_all() -> list[joining.Left]:
+        return await joining.leave_all(pc.folder, keystore=pc.keystore)
+
+    await pc.join(link)
+    for other in (leave, leave_all):
+        joined, refused = await asyncio.gather(pc.join(link), other(), return_exceptions=True)
+        assert isinstance(joined, joining.Joined)
+        assert isinstance(refused, identity.HomeInUse)
+    left, refused = await asyncio.gather(leave(), leave_all(), return_exceptions=True)
+    assert isinstance(left, joining.Left)
+    assert left.broker_told
+    assert isinstance(refused, identity.HomeInUse)
+
+
+async def test_leaving_where_nothing_was_joined_leaves_no_file_behind(den: Den) -> None:
+    pc = den.machine()
+    with pytest.raises(joining.NoSuchPool):
+        await joining.leave(pc.folder, keystore=pc.keystore)
+    assert await joining.leave_all(pc.folder, keystore=pc.keystore) == []
+    assert not pc.folder.exists()
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"pools": 1}', '{"pools": [1, {}, {"url": 3}]}'])

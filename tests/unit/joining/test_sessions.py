@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import shutil
 import ssl
+import threading
 from collections.abc import Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from machine import Machine
+from machine import Machine, card_info
 from websockets.asyncio.client import ClientConnection, connect
 
 import foxden
-from foxden_agent import joining
+from foxden_agent import identity, joined_pools, joining
 from foxden_agent.joined_pools import IdentityChanged
 from foxden_agent.joining import keys
+from foxden_agent.joining.pools import say_now, write
 from foxden_agent.link_driver import LinkRefused
 from foxden_agent.pictures import PictureRefused, PictureSender
 from foxden_proto import limits, proofs, trust
@@ -201,6 +204,55 @@ async def test_broker_that_restarts_knows_its_agents(den: Den, eventually: Any) 
         await eventually(is_back)
 
 
+async def test_pool_is_shown_as_offline_while_its_broker_is_away(den: Den, eventually: Any) -> None:
+    pc = den.machine()
+    await pc.join(await den.link())
+
+    def state() -> str:
+        return str(joining.pools(pc.folder)[0].state)
+
+    async with pc.serving():
+        await eventually(lambda: state() == "online")
+        await den.stop()
+        await eventually(lambda: state() == "offline")
+        assert joining.pools(pc.folder)[0].state_reason
+        await den.start()
+        await eventually(lambda: state() == "online")
+
+
+async def test_state_that_cannot_be_written_is_said_once_and_ends_nothing(
+    den: Den, eventually: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[None] = []
+    monkeypatch.setattr(
+        *(joined_pools, "say_now", lambda *said: tried.append(None) or say_now(*said))
+    )
+    monkeypatch.setattr(joined_pools, "_LOOK", 0.1)
+    pc = den.machine()
+    await pc.join(await den.link())
+    (pc.folder / "pools-now.json").mkdir()
+    async with pc.serving(alone=True) as running:
+        await online(pc)
+        await eventually(lambda: len(tried) > 3)
+        assert not running.done()
+        assert caplog.text.count("cannot be written") == 1
+        (pc.folder / "pools-now.json").rmdir()
+        await eventually(lambda: joining.pools(pc.folder)[0].state == "online")
+
+
+async def test_slow_disk_holds_up_no_link(den: Den, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = threading.Event()
+    held_up: list[bool] = []
+    monkeypatch.setattr(joined_pools, "say_now", lambda *_: held_up.append(not done.wait(5)))
+    pc = den.machine()
+    await pc.join(await den.link())
+    async with pc.serving():
+        await online(pc)
+        done.set()
+    assert held_up
+    assert not any(held_up)
+
+
 class Ring:
     """A keyring in memory, that may be locked."""
 
@@ -263,6 +315,27 @@ async def test_broker_with_another_certificate_is_told_nothing_and_tried_again(
         await den.stop()
         await den.start()  # the right one is back
         await online(pc)
+        assert not running.done()
+
+
+async def test_pool_that_was_set_up_anew_with_its_old_account_is_served_beside_the_old_entry(
+    den: Den, eventually: Any
+) -> None:
+    pc = den.machine()
+    await pc.join(await den.link())
+    await den.stop()
+    await den.start("anew")  # at the same address
+    await pc.join(await den.link())
+    first, second = joining.pools(pc.folder)
+    old, new = (first, second) if den.address.pin in second.url else (second, first)
+    write(pc.folder, [replace(old, account_id=new.account_id), new])
+    async with pc.serving(alone=True) as running:
+        states = {old.key_id: "wrong_broker", new.key_id: "online"}
+        await eventually(
+            lambda: {one.key_id: one.state for one in joining.pools(pc.folder)} == states
+        )
+        await den.admin().submit("a red cube", **SIZE)
+        await eventually(lambda: pc.worker.images)
         assert not running.done()
 
 
@@ -377,6 +450,21 @@ async def test_token_does_not_get_anybody_into_the_place_of_an_agent_with_a_key(
             hello = pb.Hello(protocol=limits.LINK_PROTOCOL, agent_id=agent_id)
             await say(connection, hello=hello)
             assert (await heard(connection)).WhichOneof("frame") == frame
+
+
+async def test_link_does_not_get_anybody_into_the_place_of_an_agent_with_a_token(den: Den) -> None:
+    token = (await den.admin().create_token("agents", ["agent"])).secret
+    pc, link = den.machine(), await den.link(approve=True)
+    agent_id = identity.agent_id(pc.folder)
+    async with dialled(den, f"Bearer {token}") as connection:
+        cards = [card_info(f"{agent_id}.cpu")]
+        hello = pb.Hello(protocol=limits.LINK_PROTOCOL, agent_id=agent_id, cards=cards)
+        await say(connection, hello=hello)
+        assert (await heard(connection)).WhichOneof("frame") == "welcome"
+        joined = await pc.join(link)
+        assert joined.pool.agent_id != agent_id
+        assert (await joining.leave(pc.folder, keystore=pc.keystore)).broker_told
+        assert [card.online for card in await den.admin().cards()] == [True]
 
 
 async def test_enrolment_by_hand_shows_that_the_broker_keeps_no_private_key(den: Den) -> None:

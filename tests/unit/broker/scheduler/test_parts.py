@@ -220,6 +220,11 @@ def test_far_behind_the_head_the_sum_is_told(desk: Desk) -> None:
     assert place.p50 == pytest.approx(400 * RUN, rel=0.1)
 
 
+def test_nobody_can_tell_where_there_is_no_card_at_all(desk: Desk) -> None:
+    desk.job("a", 1)
+    assert Outlook(desk.state).place("a", 0.0).p50 is None
+
+
 def test_nobody_can_tell_where_no_card_can_run_it(make_desk: Make) -> None:
     desk = make_desk(lambda card_id, kind: False)
     desk.card("x", "m")
