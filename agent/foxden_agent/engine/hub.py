@@ -26,7 +26,7 @@ from typing import Any, NoReturn
 from foxden_agent.identity import locked
 from foxden_agent.model_facts import FACTS_FILE, Unusable, known_pipeline
 from foxden_agent.model_hub.choosing import INDEX, MOST_INDEX, Chosen, HubFile, NotUsable, choose
-from foxden_agent.model_hub.folder import LOCK, STAGING, folder_of, here_already
+from foxden_agent.model_hub.folder import LOCK, STAGING, here_already
 from foxden_proto.home import write_private
 
 # Read by the library when it is imported.
@@ -59,6 +59,7 @@ def main() -> int:
     fetching.add_argument("repo")
     fetching.add_argument("--revision", required=True, help="the commit that the plan saw")
     fetching.add_argument("--models", type=Path, required=True, help="the model folder")
+    fetching.add_argument("--name", required=True, help="of its folder there")
     fetching.add_argument("--facts", type=json.loads, default={}, help="for its foxden.json")
     arguments = parser.parse_args()
     # Ctrl-C in a terminal reaches the whole group; the parent decides what it means.
@@ -78,8 +79,8 @@ def _planned(repo: str) -> dict[str, Any]:
 
 
 def _fetched(asked: argparse.Namespace) -> dict[str, Any]:
-    name = fetch(asked.repo, asked.revision, asked.models, asked.facts, _teller())
-    return {"fetched": name}
+    fetch(asked.repo, asked.revision, asked.models / asked.name, asked.facts, _teller())
+    return {"fetched": asked.name}
 
 
 def plan(repo: str, revision: str | None = None) -> dict[str, Any]:
@@ -113,28 +114,28 @@ def plan(repo: str, revision: str | None = None) -> dict[str, Any]:
     }
 
 
-def fetch(repo: str, revision: str, models: Path, facts: dict[str, Any], tell: Tell) -> str:
-    """Bring a model into the model folder; returns its folder's name. What a try before has
-    fetched is checked and not fetched again. Raises as `plan` does, and OSError."""
+def fetch(repo: str, revision: str, final: Path, facts: dict[str, Any], tell: Tell) -> None:
+    """Bring a model to `final`, a folder in the model folder. What a try before has fetched is
+    checked and not fetched again. Raises as `plan` does, and OSError."""
     from foxden_agent.engine.hub_download import address
 
     tell("asking the hub", 0, 0)
     files = [Chosen(**one) for one in plan(repo, revision)["files"]]
-    name = folder_of(repo)
-    staging, final = models / STAGING, models / name
+    models = final.parent
+    staging = models / STAGING
     staging.mkdir(parents=True, exist_ok=True)
     taken = CannotFetch(
         f"Another model is being fetched into {models}.", "Wait for its end, then try again."
     )
     with locked(staging / LOCK, taken):
         if here_already(final, repo, revision):
-            return name
+            return
         if final.exists():
             raise CannotFetch(
                 f"{final} is there already, and is another model or another version of this one.",
                 "Move or rename that folder, then try again.",
             )
-        staged = staging / name
+        staged = staging / final.name
         staged.mkdir(exist_ok=True)
         _room(staged, files)
         total, before = sum(file.size for file in files), 0
@@ -146,10 +147,9 @@ def fetch(repo: str, revision: str, models: Path, facts: dict[str, Any], tell: T
             _bring(address(repo, revision, file.path), file, staged, there)
             before += file.size
         _only(staged, files)
-        told = {"name": name, **facts, "source": repo, "revision": revision}
+        told = {"name": final.name, **facts, "source": repo, "revision": revision}
         write_private(staged / FACTS_FILE, json.dumps(told, indent=1))
         staged.rename(final)
-    return name
 
 
 def _index(repo: str, revision: str) -> dict[str, Any]:
@@ -276,7 +276,8 @@ def _say(told: dict[str, Any]) -> None:
 
 
 def _exit_with_parent() -> NoReturn:
-    while sys.stdin.buffer.read(4096):
+    # Not sys.stdin: a thread that waits inside its buffer is a fatal error when the program ends.
+    while os.read(0, 4096):
         pass
     os._exit(0)
 

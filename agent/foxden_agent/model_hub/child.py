@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 from asyncio.subprocess import PIPE
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,8 @@ from typing import Any
 from foxden_agent.installing.environment import EngineMissing, engine_python
 from foxden_agent.installing.shell import engine_environment
 from foxden_agent.model_hub.choosing import Chosen
+from foxden_agent.model_hub.starters import short_name
+from foxden_agent.models import model_name
 
 _LONGEST_LINE = 1024**2  # a plan names some dozens of files
 
@@ -55,6 +57,11 @@ class Progress:
     total: int
 
 
+def folder_of(repo: str) -> str:
+    """The name of a model's folder in the model folder."""
+    return model_name(short_name(repo))
+
+
 async def plans(home: Path, repos: Sequence[str]) -> dict[str, ModelPlan | FetchFailed]:
     """What the hub has of these models now, by their ids. Raises FetchFailed where nobody can be
     asked at all."""
@@ -74,8 +81,9 @@ async def fetch(
 ) -> str:
     """Fetch what was planned into the model folder; returns the name of its folder there. `facts`
     go into its foxden.json. Raises FetchFailed. It can be cancelled or killed and called again."""
-    words = ["fetch", plan.repo, "--revision", plan.revision, "--models", str(models.absolute())]
-    async with aclosing(_lines(home, [*words, "--facts", json.dumps(dict(facts))])) as lines:
+    words = ["fetch", plan.repo, "--revision", plan.revision, "--facts", json.dumps(dict(facts))]
+    where = ["--models", str(models), "--name", folder_of(plan.repo)]
+    async with aclosing(_lines(home, [*words, *where])) as lines:
         async for told in lines:
             if failure := _failure(told):
                 raise failure
@@ -85,7 +93,7 @@ async def fetch(
     raise FetchFailed("The fetching has ended without a word.", "Try again.", again=True)
 
 
-async def _lines(home: Path, words: Sequence[str]) -> AsyncIterator[dict[str, Any]]:
+async def _lines(home: Path, words: Sequence[str]) -> AsyncGenerator[dict[str, Any]]:
     """What the child says, line by line; it is gone when this is closed. Raises FetchFailed."""
     try:
         python = engine_python(home)
@@ -113,9 +121,10 @@ async def _lines(home: Path, words: Sequence[str]) -> AsyncIterator[dict[str, An
         async for line in process.stdout:
             yield json.loads(line)
         if await process.wait() != 0:
-            last = (await complaints).decode(errors="replace").strip().splitlines() or ["no word"]
+            lines = (await complaints).decode(errors="replace").strip().splitlines()
+            last = lines[-1][:200] if lines else "from outside"
             raise FetchFailed(
-                f"What fetches models was ended ({last[-1][:200]}).",
+                f"What fetches models was ended ({last}).",
                 "Try again: what was fetched is kept, and not fetched again.",
                 again=True,
             )

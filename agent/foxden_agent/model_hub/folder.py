@@ -6,16 +6,9 @@ import json
 from pathlib import Path
 
 from foxden_agent.model_facts import FACTS_FILE
-from foxden_agent.model_hub.starters import short_name
-from foxden_agent.models import model_name
 
 STAGING = ".fetching"  # in the model folder, whose scan leaves hidden folders out
 LOCK = ".lock"  # in that one: one model at a time
-
-
-def folder_of(repo: str) -> str:
-    """The name of a model's folder, without a path."""
-    return model_name(short_name(repo))
 
 
 def here_already(folder: Path, repo: str, revision: str = "") -> bool:

@@ -42,9 +42,9 @@ def starters() -> tuple[Starter, ...]:
 def suggested(listed: Iterable[Starter], vram_bytes: int) -> list[tuple[Starter, bool]]:
     """The models in the order to offer them in, each with whether it fits such a card: the most
     demanding that fits comes first, what doesn't fit at the end. 0 bytes: no card, nothing fits."""
-    fits = {one: vram_bytes >= one.memory * _SLACK for one in listed}
-    good = sorted((one for one in fits if fits[one]), key=lambda one: -one.memory)
-    return [*((one, True) for one in good), *((one, False) for one in fits if not fits[one])]
+    told = [(one, vram_bytes >= one.memory * _SLACK) for one in listed]
+    # False comes before True, and sorting keeps the list's order among equals.
+    return sorted(told, key=lambda one: (not one[1], -one[0].memory if one[1] else 0))
 
 
 def named(words: str) -> Starter | None:
