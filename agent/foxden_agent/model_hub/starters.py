@@ -47,6 +47,13 @@ def suggested(listed: Iterable[Starter], vram_bytes: int) -> list[tuple[Starter,
     return sorted(told, key=lambda one: (not one[1], -one[0].memory if one[1] else 0))
 
 
+def facts_of(one: Starter | None, licence: str) -> dict[str, Any]:
+    """What a fetched model's foxden.json says of it; `licence` is the hub's, for any other."""
+    if one is None:
+        return {"licence": licence} if licence else {}
+    return {"licence": one.licence, "description": one.good_for, **one.facts}
+
+
 def named(words: str) -> Starter | None:
     """The model of the list that somebody means by its title, its id or the id's last part."""
     wanted = words.casefold()
