@@ -100,6 +100,14 @@ def test_first_run_x_from_a_link_over_a_model_to_the_picture_and_online(
         (card,) = pool.client().cards()
         assert card.name.endswith("in Ann's PC")
         assert {model.name for model in pool.client().models()} == {"foxden-demo", "SSD-1B"}
+        # One that comes by command is offered without a restart.
+        words = ["fetch-model", starters()[0].repo, "--home", str(home), "--yes"]
+        subprocess.run([sys.executable, "-m", "foxden", *words], check=True, timeout=120)
+        wait_until(
+            lambda: "stable-diffusion-v1-5" in {one.name for one in pool.client().models()},
+            60,
+            "what was fetched is not offered",
+        )
         kept = [path.suffix for path in home.rglob("*") if path.is_file()]
         assert ".png" not in kept
         for log in tmp_path.glob("*.log"):

@@ -147,7 +147,8 @@ def fetch(repo: str, revision: str, final: Path, facts: dict[str, Any], tell: Te
             _bring(address(repo, revision, file.path), file, staged, there)
             before += file.size
         _only(staged, files)
-        told = {"name": final.name, **facts, "source": repo, "revision": revision}
+        source = {"source": repo, "revision": revision, "bytes": total}
+        told = {"name": final.name, **facts, **source}
         write_private(staged / FACTS_FILE, json.dumps(told, indent=1))
         staged.rename(final)
 

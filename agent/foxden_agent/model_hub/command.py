@@ -124,7 +124,7 @@ def _fetch(args: argparse.Namespace) -> int:
     return _answer(args, {"plan": _json(repo, plan), "folder": str(folder), "here": True})
 
 
-NEXT = "An agent that runs offers it after its next start."
+NEXT = "An agent that runs offers it within moments."
 
 
 def plan_text(plan: ModelPlan, starter: Starter | None, folder: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from foxden_agent.model_facts import FACTS_FILE
 
@@ -13,13 +14,29 @@ LOCK = ".lock"  # in that one: one model at a time
 
 def here_already(folder: Path, repo: str, revision: str = "") -> bool:
     """Whether that folder was fetched from there; of this commit, where one is given."""
+    told = _told(folder)
+    return told.get("source") == repo and (not revision or told.get("revision") == revision)
+
+
+def fetched_whole(folder: Path) -> bool:
+    """Whether that folder was fetched, and has as many bytes as were: a copy of one that is still
+    being made hasn't."""
+    told = _told(folder)
+    if "source" not in told:
+        return False
+    try:
+        files = [one for one in folder.rglob("*") if one.is_file() and one.name != FACTS_FILE]
+        return sum(one.stat().st_size for one in files) == told.get("bytes")
+    except OSError:
+        return False
+
+
+def _told(folder: Path) -> dict[str, Any]:
     try:
         told = json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False
-    if not isinstance(told, dict) or told.get("source") != repo:
-        return False
-    return not revision or told.get("revision") == revision
+        return {}
+    return told if isinstance(told, dict) else {}
 
 
 def has_models(folder: Path) -> bool:

@@ -67,12 +67,13 @@ function offer(one) {
   const id = `model-${one.id.replaceAll("/", "-")}`;
   const entry = el("input", { type: "radio", name: "model", id, disabled: Boolean(one.problem), checked: one.id === model,
     "aria-describedby": `${id}-about`, onchange: () => { model = one.id; } });
-  const fits = one.fits ? t("model.fits") : t("model.needs", { memory: size(one.memory) });
+  const memory = t("unit.gb", { n: number(one.memory / 1024 ** 3) });
+  const fits = one.fits ? t("model.fits") : t("model.needs", { memory });
   return el("div", { class: "model" }, entry,
     el("div", {},
       el("label", { for: id }, one.title),
-      el("p", { id: `${id}-about` }, one.good_for, el("br"),
-        one.problem || `${t("model.size", { size: size(one.size) })} · ${fits} · ${t("model.licence", { licence: one.licence })}`)));
+      el("p", { id: `${id}-about` }, one.good_for, el("br"), t("model.licence", { licence: one.licence }), el("br"),
+        one.problem || `${t("model.size", { size: size(one.size) })} · ${fits}`)));
 }
 
 /** A bar that moves, and what it says. */
