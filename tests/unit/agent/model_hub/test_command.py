@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import sys
 from pathlib import Path
+from threading import Event
 
+import psutil
 import pytest
-from hub_server import Hub, Repo, big_files
+from hub_server import UNET, Hub, Repo, big_files
 
 from foxden_agent.model_hub import starters
 from foxden_agent.model_hub.command import COMMAND
@@ -107,6 +111,24 @@ def test_model_of_the_list_x_by_its_title_and_with_its_defaults(
     facts = json.loads((Path(told["folder"]) / "foxden.json").read_text())
     assert facts["licence"] == one.licence
     assert facts["default_steps"] == one.facts["default_steps"]
+
+
+def test_command_is_killed_x_its_child_ends_too_and_the_next_goes_on(
+    hub: Hub, tmp_path: Path
+) -> None:
+    hub.held[UNET] = (5_000_000, Event())
+    program = [sys.executable, "-m", "foxden", "fetch-model", BIG, "--yes", "--home", str(tmp_path)]
+    command = psutil.Popen(program, stderr=subprocess.DEVNULL)
+    assert hub.holding.wait(60)
+    children = command.children()
+    command.kill()
+    command.wait()
+    _, alive = psutil.wait_procs(children, 10)
+    assert children
+    assert not alive
+    hub.held.pop(UNET)[1].set()
+    assert run(tmp_path, BIG, "--yes") == 0
+    assert hub.of(UNET)[-1].range != ""
 
 
 @pytest.mark.parametrize(
