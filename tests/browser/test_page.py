@@ -45,6 +45,8 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """Has the demo model by two names of the list, and no other model of it."""
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     repos = {one.repo: Repo(demo_files()) for one in starters()[:2]}
+    for repo in repos:  # the same bytes would be the same model
+        repos[repo].files["tokenizer/added_tokens.json"] = b"{}" + b" " * len(repo)
     with serving(Hub(repos)) as one:
         monkeypatch.setenv("HF_ENDPOINT", one.address)
         yield one
