@@ -27,6 +27,7 @@ ONLY_UNDER: dict[str, tuple[str, ...]] = {
     "torch": ("agent/foxden_agent/engine",),
     "diffusers": ("agent/foxden_agent/engine",),
     "transformers": ("agent/foxden_agent/engine",),
+    "huggingface_hub": ("agent/foxden_agent/engine",),
     "sqlalchemy": ("broker/foxden_broker/store",),
     "alembic": ("broker/foxden_broker/store",),
     "keyring": ("agent/foxden_agent/joining",),
@@ -134,5 +135,12 @@ def test_importing_the_sdk_loads_nothing_of_the_other_rooms() -> None:
 
 def test_importing_the_agent_loads_no_torch() -> None:
     loaded = loaded_after("import foxden_agent.app")
-    assert not loaded & {"torch", "diffusers", "transformers", "foxden", "foxden_broker"}
+    assert not loaded & {
+        "torch",
+        "diffusers",
+        "transformers",
+        "huggingface_hub",
+        "foxden",
+        "foxden_broker",
+    }
     assert not loaded & {"starlette", "uvicorn", "pystray", "PIL"}, "page and tray are optional"

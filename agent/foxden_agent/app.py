@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from foxden_agent import clock, identity, idle_engine, mended_models, models
+from foxden_agent import arrived_models, clock, identity, idle_engine, mended_models, models
 from foxden_agent.card_engine import CardEngine
 from foxden_agent.installing.environment import EngineMissing, engine_python
 from foxden_agent.joined_pools import JoinedPools, tls_once
@@ -102,7 +102,8 @@ async def agent(settings: AgentSettings) -> AsyncIterator[Running]:
         scanning = asyncio.create_task(asyncio.to_thread(_scan, settings))
         engines = await _start_engines(settings, stack)
         # A hello is one frame: what is beyond it is not offered rather than breaking the link.
-        found = (await scanning)[: limits.MODELS_PER_AGENT // len(engines)]
+        most_models = limits.MODELS_PER_AGENT // len(engines)
+        found = (await scanning)[:most_models]
         model_facts = await asyncio.to_thread(read_models, found)
         will, recording = await asyncio.to_thread(_will, settings)
         placers = _placers(agent_id, engines, model_facts, settings)
@@ -189,6 +190,14 @@ async def agent(settings: AgentSettings) -> AsyncIterator[Running]:
                 "mended models",
                 mended_models.run(
                     *(found, shelf, partial(_scan, settings), offers_changed),
+                    every=2 * settings.timers.heartbeat,
+                ),
+            ),
+            (
+                "arrived models",
+                arrived_models.run(
+                    *(settings.models_folder, found, model_facts, shelf),
+                    *(partial(_scan, settings), offers_changed, most_models),
                     every=2 * settings.timers.heartbeat,
                 ),
             ),

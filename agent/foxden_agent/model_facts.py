@@ -99,10 +99,7 @@ def read_facts(file: Path, index: Mapping[str, Any], folder: Path) -> Facts:
 
     What `file` says wins; a value that can't be is replaced by the family's, with a warning.
     """
-    pipeline = index["_class_name"]
-    if pipeline not in _PIPELINES:
-        known = ", ".join(sorted(_PIPELINES))
-        raise Unusable(f"a {pipeline} can't be drawn with by this version; it knows {known}")
+    pipeline = known_pipeline(index)
     given: dict[str, Any] = {}
     if file.is_file():
         try:
@@ -120,6 +117,15 @@ def read_facts(file: Path, index: Mapping[str, Any], folder: Path) -> Facts:
             except ValueError as error:
                 log.warning("%s: %s is ignored: %s", file, field.name, error)
     return facts
+
+
+def known_pipeline(index: Mapping[str, Any]) -> str:
+    """The pipeline that a model_index.json names. Raises Unusable where the engine knows none."""
+    pipeline = index.get("_class_name")
+    if pipeline not in _PIPELINES:
+        known = ", ".join(sorted(_PIPELINES))
+        raise Unusable(f"a {pipeline} can't be drawn with by this version; it knows {known}")
+    return str(pipeline)
 
 
 def _family(pipeline: str, folder: Path) -> str:

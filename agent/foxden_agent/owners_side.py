@@ -16,6 +16,7 @@ from foxden_agent.doctor.facts import gather
 from foxden_agent.doctor.judging import Finding, judge
 from foxden_agent.installing.environment import EngineInstaller, engine_python
 from foxden_agent.installing.for_page import EngineForPage
+from foxden_agent.model_hub.for_page import ModelsForPage
 from foxden_agent.page import first_picture
 from foxden_agent.page.first_run import FirstRun
 from foxden_agent.page.plugs import Installs, Joins, Membership
@@ -41,11 +42,15 @@ class OwnersSide:
     tray: bool = True  # whether he has an icon in the tray, where there is one
     supervised: bool = False  # another program starts the agent again: nothing here can end it
     device: str = "auto"  # that the first run draws its test picture with
-    models: Path | None = None  # the model folder, for the first run's look at the disk
+    models: Path | None = None  # the model folder, as AgentSettings has it
 
     @property
     def folder(self) -> Path:
         return self.home / "agent"
+
+    @property
+    def models_folder(self) -> Path:
+        return self.models or self.home / "models"
 
 
 def plugs(folder: Path) -> tuple[Joins, Installs]:
@@ -91,7 +96,8 @@ async def first_run(side: OwnersSide, shown: Shown, timers: Timers) -> Membershi
     and installed its engine by command. None: told to stop instead."""
     joins, installs = plugs(side.folder)
     refused = joins.memberships() if shown.problem else ()
-    run = FirstRun(joins, installs, _checks(side), _draws(side, timers), refused)
+    models = ModelsForPage(side.home, side.models_folder)
+    run = FirstRun(joins, installs, models, _checks(side), _draws(side, timers), refused)
     shown.first_run = run
     if shown.problem:
         run.say(shown.problem)
@@ -116,8 +122,7 @@ async def first_run(side: OwnersSide, shown: Shown, timers: Timers) -> Membershi
 
 def _checks(side: OwnersSide) -> Callable[[Membership], Awaitable[Sequence[Finding]]]:
     async def check(membership: Membership) -> Sequence[Finding]:
-        models = side.models or side.home / "models"
-        facts = await asyncio.to_thread(gather, side.home, models, membership.broker)
+        facts = await asyncio.to_thread(gather, side.home, side.models_folder, membership.broker)
         return [one for one in judge(facts) if one.subject != "agent"]
 
     return check

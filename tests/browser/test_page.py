@@ -7,14 +7,17 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from browser import Page
+from hub_server import UNET_16, Hub, Repo, demo_files, serving
 from page_calls import calls_of
 from real_pool import Pool, Process, wait_until
 from selenium.webdriver.common.keys import Keys
 
+from foxden_agent.model_hub.starters import starters
 from foxden_agent.page import whereabouts
 from foxden_agent.page.call import PageCalls
 
@@ -37,9 +40,24 @@ def focus(page: Page) -> str:
     return str(element.get_attribute("id") or element.text)
 
 
-def test_first_run_x_from_a_link_to_the_picture_and_online(tmp_path: Path, page: Page) -> None:
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """Has the demo model by two names of the list, and no other model of it."""
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    repos = {one.repo: Repo(demo_files()) for one in starters()[:2]}
+    for repo in repos:  # the same bytes would be the same model
+        repos[repo].files["tokenizer/added_tokens.json"] = b"{}" + b" " * len(repo)
+    with serving(Hub(repos)) as one:
+        monkeypatch.setenv("HF_ENDPOINT", one.address)
+        yield one
+
+
+def test_first_run_x_from_a_link_over_a_model_to_the_picture_and_online(
+    tmp_path: Path, page: Page, hub: Hub
+) -> None:
     pool = Pool(tmp_path)
     home = tmp_path / "new"
+    chosen = starters()[1]
     try:
         pool.start_broker()
         link = pool.client().create_join_link().text
@@ -58,6 +76,24 @@ def test_first_run_x_from_a_link_to_the_picture_and_online(tmp_path: Path, page:
         press(page, "Ann's PC")
         page.find("#step-join button.first").click()
         page.until_text("#step-engine", "nothing to fetch")
+        page.until_seen("#step-model fieldset")
+        for one in starters():
+            assert one.title in page.text("#step-model")
+        assert chosen.licence in page.text("#step-model")
+        assert page.text("#step-model").count("MB to fetch") == 2
+        assert len(page.all("#step-model input:disabled")) == 3
+        # The first that can be had is chosen; by the keyboard it becomes the other one.
+        wait_until(lambda: focus(page).startswith("model-"), why="the focus does not follow")
+        press(page, Keys.ARROW_DOWN)
+        assert focus(page) == "model-segmind-SSD-1B"
+        hub.spoilt = {UNET_16}
+        press(page, Keys.TAB)
+        press(page, Keys.ENTER)
+        page.until_text("#step-model .problem", "other bytes")
+        hub.spoilt = set()
+        assert page.find("#model-segmind-SSD-1B").is_selected()
+        page.find("#step-model button.first").click()
+        page.until_text("#step-model", f"{chosen.title} is in your folder")
         picture = page.until_seen(".picture")
         wait_until(lambda: picture.get_property("naturalWidth") == 64, why="no picture is shown")
         page.until_seen("#step-online button").click()
@@ -65,6 +101,15 @@ def test_first_run_x_from_a_link_to_the_picture_and_online(tmp_path: Path, page:
         page.until_text("#cards", "Ready")
         (card,) = pool.client().cards()
         assert card.name.endswith("in Ann's PC")
+        assert {model.name for model in pool.client().models()} == {"foxden-demo", "SSD-1B"}
+        # One that comes by command is offered without a restart.
+        words = ["fetch-model", starters()[0].repo, "--home", str(home), "--yes"]
+        subprocess.run([sys.executable, "-m", "foxden", *words], check=True, timeout=120)
+        wait_until(
+            lambda: "stable-diffusion-v1-5" in {one.name for one in pool.client().models()},
+            60,
+            "what was fetched is not offered",
+        )
         kept = [path.suffix for path in home.rglob("*") if path.is_file()]
         assert ".png" not in kept
         for log in tmp_path.glob("*.log"):

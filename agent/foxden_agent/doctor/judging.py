@@ -296,8 +296,8 @@ def _models(facts: Facts) -> Iterator[Finding]:
             "models",
             Level.ADVICE,
             "Only the built-in demo model is here: it draws simple shapes of 64 pixels.",
-            "Put a model into the model folder: a diffusers folder, or a .safetensors file with "
-            "its configuration.",
+            "`foxden fetch-model` shows models to begin with. Or put one into the model folder: a "
+            "diffusers folder, or a .safetensors file with its configuration.",
         )
     else:
         yield Finding("models", Level.GOOD, f"{facts.models} besides the demo model.")

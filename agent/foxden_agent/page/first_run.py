@@ -1,6 +1,6 @@
-"""From a program that was just installed to a card that draws: five steps, in order.
+"""From a program that was just installed to a card that draws: six steps, in order.
 
-    join -> check -> engine -> picture -> online
+    join -> check -> engine -> model -> picture -> online
 
 What a step needs of the outside is passed in; a step that fails says why, and can be done again.
 What was done by command or by an installer meanwhile is noticed: then nobody has to come here.
@@ -19,18 +19,20 @@ from foxden_agent.backoff import delays
 from foxden_agent.doctor.judging import Finding, Level, worst
 from foxden_agent.engine_errors import EngineFailed
 from foxden_agent.page.plugs import (
+    CannotFetch,
     CannotInstall,
     CannotJoin,
     Installs,
     Joins,
     Membership,
+    Models,
     Part,
     Progress,
 )
 
 log = logging.getLogger(__name__)
 
-STEPS = ("join", "check", "engine", "picture", "online")
+STEPS = ("join", "check", "engine", "model", "picture", "online")
 _LINK_CHARACTERS = 4000
 _FIRST_PAUSE, _LONGEST_PAUSE = 60.0, 1800.0  # seconds before an unasked fetch is tried again
 
@@ -58,6 +60,7 @@ class FirstRun:
         self,
         joins: Joins,
         installs: Installs,
+        models: Models,
         check: Check,
         draw: Draw,
         refused: Collection[Membership] = (),
@@ -65,6 +68,7 @@ class FirstRun:
         """`refused`: what was joined before, and is wanted no more."""
         self._joins = joins
         self._installs = installs
+        self._models = models
         self._check = check
         self._draw = draw
         self._refused = refused
@@ -166,6 +170,21 @@ class FirstRun:
         again = not step.told.get("parts")
         self._start(step, self._look_at_engine() if again else self._install())
 
+    def fetch(self, offer_id: str) -> None:
+        """Fetch one of the models that were shown; without any shown, look for them again. Raises
+        WrongStep."""
+        offers = self._steps["model"].told.get("offers", [])
+        good = [one["id"] for one in offers if not one["problem"]]
+        if offers and offer_id not in good:
+            raise WrongStep("Choose one of the models that are shown.")
+        step = self._begin("model")
+        self._start(step, self._fetch(offer_id) if offers else self._look_at_models())
+
+    def no_model(self) -> None:
+        """Go on with the demo model alone. Raises WrongStep."""
+        self._begin("model").state = "skipped"
+        self._start(self._steps["picture"], self._draw_picture())
+
     def draw(self) -> None:
         """Draw the test picture (again). Raises WrongStep."""
         self._start(self._begin("picture"), self._draw_picture())
@@ -245,7 +264,7 @@ class FirstRun:
         step = self._steps["engine"]
         if self._installs.ready():
             step.state = "skipped"
-            await self._draw_picture()
+            await self._look_at_models()
             return
         try:
             parts = await self._installs.plan()
@@ -271,13 +290,45 @@ class FirstRun:
         step.state = "done"
         if self._unasked:  # nobody looks at a picture: `notice` goes online
             return
-        await self._draw_picture()
+        await self._look_at_models()
 
     def _not_installed(self, error: CannotInstall) -> None:
         self._unasked = False
         step = self._steps["engine"]
         step.state, step.problem = "failed", str(error)
         self._again_at = asyncio.get_running_loop().time() + next(self._pauses)
+
+    async def _look_at_models(self) -> None:
+        step = self._steps["model"]
+        step.state, step.problem, step.told = "busy", "", {}
+        here = self._models.present()
+        # Where it was joined by command, nobody need sit here.
+        if here or self._steps["join"].state == "skipped":
+            step.state, step.told = "skipped", {"here": here}
+            await self._draw_picture()
+            return
+        try:
+            offers = await self._models.offers()
+        except CannotFetch as error:
+            step.state, step.problem = "failed", str(error)
+            return
+        step.state, step.told = "ready", {"offers": [asdict(one) for one in offers]}
+
+    async def _fetch(self, offer_id: str) -> None:
+        step = self._steps["model"]
+        offers = step.told["offers"]
+
+        def tell(progress: Progress) -> None:
+            step.told = {"offers": offers, "progress": asdict(progress)}
+
+        try:
+            await self._models.fetch(offer_id, tell)
+        except CannotFetch as error:
+            step.state, step.problem, step.told = "failed", str(error), {"offers": offers}
+            return
+        title = next(one["title"] for one in offers if one["id"] == offer_id)
+        step.state, step.told = "done", {"fetched": title}
+        await self._draw_picture()
 
     async def _draw_picture(self) -> None:
         step = self._steps["picture"]

@@ -1,6 +1,7 @@
-"""What the first run needs of others: somebody who joins, and somebody who installs the engine.
+"""What the first run needs of others: somebody who joins, who installs the engine, and who fetches
+models.
 
-Both are asked on the event loop and must not block it. Their errors are sentences for the owner.
+They are asked on the event loop and must not block it. Their errors are sentences for the owner.
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ class CannotJoin(Exception):
 
 class CannotInstall(Exception):
     """The engine could not be installed; the text says why, and what to do."""
+
+
+class CannotFetch(Exception):
+    """A model could not be fetched; the text says why, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,7 @@ class Progress:
 
 
 class Installs(Protocol):
-    """Makes the engine's environment, and fetches models."""
+    """Makes the engine's environment."""
 
     def ready(self) -> bool:
         """Whether an engine can be started: then nothing is fetched."""
@@ -91,4 +96,35 @@ class Installs(Protocol):
 
     async def install(self, tell: Callable[[Progress], None]) -> None:
         """Fetch and install all of it; goes on where it was broken off. Raises CannotInstall."""
+        ...
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A model that a new PC may begin with."""
+
+    id: str
+    title: str
+    good_for: str  # one sentence
+    licence: str
+    memory: int  # bytes of a card that draws with it well
+    fits: bool  # whether this PC's card has them
+    size: int = 0  # bytes to be fetched
+    problem: str = ""  # why it cannot be fetched now; then it has no size
+
+
+class Models(Protocol):
+    """Fetches models into the model folder."""
+
+    def present(self) -> bool:
+        """Whether the owner has models of his own there: then nothing is offered."""
+        ...
+
+    async def offers(self) -> tuple[Offer, ...]:
+        """What there is to choose from now, the best for this PC first. Raises CannotFetch where
+        none of it can be had."""
+        ...
+
+    async def fetch(self, offer_id: str, tell: Callable[[Progress], None]) -> None:
+        """Fetch one of them; goes on where it was broken off. Raises CannotFetch."""
         ...

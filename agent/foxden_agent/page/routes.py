@@ -179,13 +179,15 @@ class _Api:
         if run is None:
             raise Refused("This installation has joined already.", 409)
         told = await _json(request)
-        link, name = (str(told.get(key, ""))[:_LONG] for key in ("link", "name"))
+        link, name, model = (str(told.get(key, ""))[:_LONG] for key in ("link", "name", "model"))
         action = request.path_params["action"]
         try:
             if action == "look":
                 await run.look(link)
             elif action == "join":
                 run.join(link, name)
+            elif action == "fetch":
+                run.fetch(model)
             elif action in _ACTIONS:
                 _ACTIONS[action](run)
             else:
@@ -205,6 +207,7 @@ _ACTIONS: dict[str, Callable[[FirstRun], None]] = {
     "check": FirstRun.check,
     "go-on-anyway": FirstRun.go_on_anyway,
     "install": FirstRun.install,
+    "no-model": FirstRun.no_model,
     "draw": FirstRun.draw,
     "online": FirstRun.online,
 }

@@ -40,6 +40,7 @@ _PLUGINS = {
     "agent": "look after this machine's cards for a broker",
     "doctor": "look for what keeps this PC's cards from drawing, and say what to do",
     "engine": "install, show or remove what draws the pictures",
+    "fetch-model": "list models to begin with, or fetch one into the model folder",
     "join": "lend this machine's cards to the pool that made a link",
     "leave": "stop lending this machine's cards to a pool",
     "page": "open this machine's page in the browser: what its cards do, and may do",

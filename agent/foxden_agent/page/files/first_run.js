@@ -1,10 +1,10 @@
-// The first run: five steps, each with what there is to see and to press.
+// The first run: six steps, each with what there is to see and to press.
 
 import { byId, el, redraw, say } from "./dom.js";
 import { picture, post, Refused } from "./call.js";
 import { number, size, t } from "./words.js";
 
-let link = "", name = "", image = "", follow = () => {};
+let link = "", name = "", image = "", model = "", follow = () => {};
 let led = false; // a button was pressed here: then the focus follows the steps
 
 /** Show the steps; `then` takes the newer status that a button brings. */
@@ -60,6 +60,20 @@ function button(text, action, { values = () => ({}), first = true } = {}) {
       }
     },
   }, text);
+}
+
+/** A model that can be chosen, and what there is to know of it before. */
+function offer(one) {
+  const id = `model-${one.id.replaceAll("/", "-")}`;
+  const entry = el("input", { type: "radio", name: "model", id, disabled: Boolean(one.problem), checked: one.id === model,
+    "aria-describedby": `${id}-about`, onchange: () => { model = one.id; } });
+  const memory = t("unit.gb", { n: number(one.memory / 1024 ** 3) });
+  const fits = one.fits ? t("model.fits") : t("model.needs", { memory });
+  return el("div", { class: "model" }, entry,
+    el("div", {},
+      el("label", { for: id }, one.title),
+      el("p", { id: `${id}-about` }, one.good_for, el("br"), t("model.licence", { licence: one.licence }), el("br"),
+        one.problem || `${t("model.size", { size: size(one.size) })} · ${fits}`)));
 }
 
 /** A bar that moves, and what it says. */
@@ -126,6 +140,23 @@ const BODIES = {
         parts.map((part) => el("tr", {}, el("td", {}, part.name, part.note ? el("p", { class: "quiet" }, part.note) : null), el("td", {}, size(part.size)))),
         el("tr", {}, el("th", { scope: "row" }, t("engine.sum")), el("th", {}, size(sum))))),
       button(t("engine.install", { size: size(sum) }), "install"),
+    ];
+  },
+  model(step) {
+    const { offers, fetched, here } = step.told;
+    if (here) return [el("p", { class: "quiet" }, t("model.here"))];
+    if (fetched) return [el("p", { class: "quiet" }, t("model.fetched", { title: fetched }))];
+    if (step.state === "busy") return running(step, t(offers ? "engine.busy" : "model.looking"));
+    if (!["ready", "failed"].includes(step.state)) return [];
+    const none = button(t("model.none"), "no-model", { first: false });
+    if (!offers) return [el("div", { class: "buttons" }, button(t("again"), "fetch"), none)];
+    const good = offers.filter((one) => !one.problem);
+    if (!good.some((one) => one.id === model)) model = good[0].id;
+    return [
+      el("p", { class: "quiet" }, t("model.text")),
+      el("fieldset", { class: "models" }, el("legend", {}, t("model.choose")), offers.map(offer)),
+      el("div", { class: "buttons" },
+        button(t(step.state === "failed" ? "again" : "model.fetch"), "fetch", { values: () => ({ model }) }), none),
     ];
   },
   picture(step) {

@@ -12,9 +12,11 @@ from foxden_agent.doctor.judging import Finding, Level
 from foxden_agent.engine_errors import EngineFailed
 from foxden_agent.page.first_run import FirstRun, WrongStep
 from foxden_agent.page.plugs import (
+    CannotFetch,
     CannotInstall,
     CannotJoin,
     Membership,
+    Offer,
     Part,
     Progress,
     Terms,
@@ -34,6 +36,8 @@ class World:
         self.has_engine = True
         self.breaks = ""
         self.draws = True
+        self.has_models = True
+        self.away = ""  # why the hub offers nothing
         self.asked: list[str] = []
         self.by_command: list[Membership] = []
         self.go_on = asyncio.Event()
@@ -67,6 +71,23 @@ class World:
             raise CannotInstall(self.breaks)
         self.has_engine = True
 
+    def present(self) -> bool:
+        return self.has_models
+
+    async def offers(self) -> tuple[Offer, ...]:
+        self.asked.append("offers")
+        if self.away:
+            raise CannotFetch(self.away)
+        gone = Offer("a/gone", "Gone", "None.", "MIT", GIB, True, problem="It is gone.")
+        return (Offer("a/big", "Big", "Big pictures.", "MIT", 8 * GIB, True, 3 * GIB), gone)
+
+    async def fetch(self, offer_id: str, tell: Callable[[Progress], None]) -> None:
+        self.asked.append(f"fetch {offer_id}")
+        tell(Progress("fetching unet", GIB, 3 * GIB))
+        await self.go_on.wait()
+        if self.breaks:
+            raise CannotFetch(self.breaks)
+
     async def check(self, membership: Membership) -> Sequence[Finding]:
         return list(self.findings)
 
@@ -77,7 +98,7 @@ class World:
         return b"\x89PNG"
 
     def begin(self) -> FirstRun:
-        return FirstRun(self, self, self.check, self.draw)
+        return FirstRun(self, self, self, self.check, self.draw)
 
 
 def states(run: FirstRun) -> dict[str, str]:
@@ -110,7 +131,7 @@ async def test_all_well_x_from_the_link_to_online_with_two_words_of_the_owner() 
     run.join("the link", " den ")
     await settled(run)
     assert world.asked == ["look the link", "join the link den"]
-    assert list(states(run).values()) == ["done", "done", "skipped", "done", "ready"]
+    assert list(states(run).values()) == ["done", "done", "skipped", "skipped", "done", "ready"]
     assert run.picture.startswith(b"\x89PNG")
     assert not run.membership.done()
     run.online()
@@ -126,7 +147,7 @@ async def test_join_before_the_terms_were_seen_x_refused() -> None:
     assert "done" not in states(run).values()
 
 
-@pytest.mark.parametrize("action", ["check", "install", "draw", "online", "go_on_anyway"])
+@pytest.mark.parametrize("action", ["check", "install", "no_model", "draw", "online"])
 async def test_step_out_of_turn_x_refused(action: str) -> None:
     run = World().begin()
     with pytest.raises(WrongStep):
@@ -193,10 +214,10 @@ async def test_joined_by_installer_x_looks_at_the_hardware_and_goes_online_after
     world.has_engine, world.by_command = False, [MEMBER]
     run = world.begin()
     await settled(run)
-    assert list(states(run).values()) == ["skipped", "done", "ready", "waiting", "waiting"]
+    assert list(states(run).values()) == ["skipped", "done", "ready", *["waiting"] * 3]
     run.install()
     await settled(run)
-    assert list(states(run).values()) == ["skipped", "done", "done", "done", "busy"]
+    assert list(states(run).values()) == ["skipped", "done", "done", "skipped", "done", "busy"]
     assert world.asked == []
     assert run.membership.result() is MEMBER
 
@@ -213,7 +234,7 @@ async def test_joined_and_engine_by_command_meanwhile_x_online_without_a_click()
     assert states(run)["engine"] == "ready"
     world.has_engine = True
     run.notice()
-    assert list(states(run).values()) == ["skipped", "done", "skipped", "skipped", "busy"]
+    assert list(states(run).values()) == ["skipped", "done", *["skipped"] * 3, "busy"]
     assert run.membership.result() is MEMBER
 
 
@@ -310,7 +331,7 @@ async def test_engine_by_command_while_the_owner_joins_here_x_picture_and_his_wo
 async def test_refused_by_its_pool_x_only_another_membership_counts() -> None:
     world = World()
     world.by_command = [MEMBER]
-    run = FirstRun(world, world, world.check, world.draw, refused=[MEMBER])
+    run = FirstRun(world, world, world, world.check, world.draw, refused=[MEMBER])
     run.notice()
     assert states(run)["join"] == "ready"
     again = replace(MEMBER, key_id="another")
@@ -344,6 +365,90 @@ async def test_install_breaks_x_says_why_and_goes_on_when_asked_again() -> None:
     run.install()
     await settled(run)
     assert states(run)["online"] == "ready"
+
+
+async def without_models(world: World) -> FirstRun:
+    world.has_models = False
+    return await joined(world)
+
+
+async def test_no_model_yet_x_offers_with_sizes_wait_for_the_owner_who_takes_one() -> None:
+    world = World()
+    run = await without_models(world)
+    assert states(run)["model"] == "ready"
+    assert states(run)["picture"] == "waiting"
+    (big, gone) = told(run, "model")["told"]["offers"]  # type: ignore[index]
+    assert (big["size"], big["licence"], gone["problem"]) == (3 * GIB, "MIT", "It is gone.")
+    world.go_on.clear()
+    run.fetch("a/big")
+    await asyncio.sleep(0)
+    assert told(run, "model")["told"]["progress"]["done"] == GIB  # type: ignore[index]
+    run.notice()
+    assert states(run)["model"] == "busy"
+    world.go_on.set()
+    await settled(run)
+    assert told(run, "model")["told"] == {"fetched": "Big"}
+    assert states(run)["online"] == "ready"
+
+
+@pytest.mark.parametrize("other", ["a/gone", "a/nobody", ""])
+async def test_model_that_was_not_offered_x_refused_and_nothing_is_fetched(other: str) -> None:
+    world = World()
+    run = await without_models(world)
+    with pytest.raises(WrongStep, match="that are shown"):
+        run.fetch(other)
+    assert states(run)["model"] == "ready"
+    assert world.asked[-1] == "offers"
+
+
+async def test_demo_model_alone_x_goes_on_to_the_picture() -> None:
+    world = World()
+    run = await without_models(world)
+    run.notice()
+    assert states(run)["model"] == "ready"
+    run.no_model()
+    await settled(run)
+    assert (states(run)["model"], states(run)["online"]) == ("skipped", "ready")
+
+
+async def test_hub_away_x_says_why_and_is_asked_again_or_left() -> None:
+    world = World()
+    world.away = "The hub does not answer: try again."
+    run = await without_models(world)
+    assert told(run, "model")["problem"] == world.away
+    run.fetch("")
+    await settled(run)
+    assert states(run)["model"] == "failed"
+    run.no_model()
+    await settled(run)
+    assert told(run, "model")["problem"] == ""
+    assert states(run)["online"] == "ready"
+
+
+async def test_fetch_of_a_model_breaks_x_says_why_and_any_can_be_tried_again() -> None:
+    world = World()
+    run = await without_models(world)
+    world.breaks = "The disk is full."
+    run.fetch("a/big")
+    await settled(run)
+    assert told(run, "model")["problem"] == world.breaks
+    assert len(told(run, "model")["told"]["offers"]) == 2  # type: ignore[index]
+    world.breaks = ""
+    run.fetch("a/big")
+    await settled(run)
+    assert world.asked[-2:] == ["fetch a/big", "fetch a/big"]
+    assert states(run)["online"] == "ready"
+
+
+async def test_joined_by_installer_without_models_x_no_hub_is_asked() -> None:
+    world = World()
+    world.has_engine, world.has_models, world.by_command = False, False, [MEMBER]
+    run = world.begin()
+    await settled(run)
+    run.install()
+    await settled(run)
+    assert (states(run)["model"], states(run)["online"]) == ("skipped", "busy")
+    assert world.asked == []
 
 
 async def test_test_picture_fails_x_says_why_and_online_has_to_wait() -> None:
