@@ -177,7 +177,8 @@ class Chaos:
             if self._draw.random() < 0.5:  # it does what it can to go on
                 machine.driver.link.heartbeat = lambda *_: None  # type: ignore[method-assign]
             if machine.link:
-                revoked = await world.revoke(agent_id=agent_id)
+                await world.revoke(agent_id=agent_id)
+                revoked = world.is_revoked(agent_id)  # the answer alone may be lost
             else:
                 revoked = await world.revoke(token_id=machine.token.split("_")[2])
                 if not revoked:
@@ -185,9 +186,9 @@ class Chaos:
             if revoked:
                 await self._is_out(machine, agent_id, "was revoked")
             await machine.kill()
-            if machine.link:
+            if machine.link and revoked:
                 machine.link = world.new_link()
-            else:
+            elif not machine.link:
                 machine.token = world.new_token("card owner", "agent")
             machine.start()
 

@@ -161,6 +161,11 @@ class World:
         await asyncio.wait([call])
         return not call.cancelled() and call.exception() is None
 
+    def is_revoked(self, agent_id: str) -> bool:
+        query = "SELECT count(*) FROM agent WHERE agent_id = ? AND revoked_ms <> 0"
+        (count,) = self.disk.raw.execute(query, (agent_id,)).fetchone()
+        return bool(count)
+
     def accepted_of(self, agent_id: str) -> int:
         query = "SELECT count(*) FROM task WHERE agent_id = ? AND state = 'done'"
         (count,) = self.disk.raw.execute(query, (agent_id,)).fetchone()
