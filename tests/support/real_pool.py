@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import ClassVar
 
 import psutil
 from store_rows import rows
@@ -86,6 +87,11 @@ class Process:
         finally:
             self._process.stdout.close()
 
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs."""
+        return self._process.poll()
+
     def assert_runs(self) -> None:
         assert self._process.poll() is None, f"{self.log.name} ended\n{self.log.read_text()}"
 
@@ -107,6 +113,8 @@ class Process:
 class Pool:
     """A broker and its agents in one folder; everything can be killed and started again."""
 
+    opened: ClassVar[list[Pool]] = []  # and not closed: what a failed test's report tells of
+
     def __init__(self, folder: Path, database_url: str = "") -> None:
         self.folder = folder
         self.database_url = database_url  # empty: SQLite in the broker's home
@@ -114,8 +122,9 @@ class Pool:
         self.agent_token = ""
         self.broker: Process | None = None
         self.agents: dict[str, Process] = {}
-        self._everything: list[Process] = []
+        self.processes: list[Process] = []  # all that were started
         self._clients: list[foxden.Client] = []
+        self.opened.append(self)
 
     def start_broker(self, *arguments: str, **environment: str) -> Process:
         """The first start takes free ports; later ones the same again, as a service would."""
@@ -132,7 +141,7 @@ class Pool:
         self.broker = Process(
             ["-m", "foxden_broker"], [*home, *ports, *arguments], log, **environment
         )
-        self._everything.append(self.broker)
+        self.processes.append(self.broker)
         ready = self.broker.ready()
         self.url, self.http, self.token = ready["url"], ready["http"], ready["token"]
         if not self.agent_token:
@@ -165,7 +174,7 @@ class Pool:
             program = [str(Path(__file__).with_name("agent_with_engine.py")), str(engine)]
         agent = Process(program, arguments, log, **environment)
         self.agents[name] = agent
-        self._everything.append(agent)
+        self.processes.append(agent)
         if wait:
             agent.ready()
         return agent
@@ -195,10 +204,15 @@ class Pool:
         assert len(found) == 1, found
         return found[0]
 
+    def logs(self) -> list[Path]:
+        """Each once, in the order in which the programs were started first."""
+        return list(dict.fromkeys(process.log for process in self.processes))
+
     def close(self) -> None:
+        self.opened.remove(self)
         for client in self._clients:
             client.close()
-        for process in self._everything:
+        for process in self.processes:
             process.discard()
 
 

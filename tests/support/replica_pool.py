@@ -35,7 +35,7 @@ class SharedPool(Pool):
         arguments += ["--blobs", str(self.folder / "blobs")]
         log = self.folder / f"{name}.log"
         replica = Process(["-m", "foxden_broker"], arguments, log, **environment)
-        self._everything.append(replica)
+        self.processes.append(replica)
         self.replicas[name] = replica
         ready = replica.ready()
         self.urls[name] = ready["url"]

@@ -15,9 +15,8 @@ from chaos.den import AGENTS, Den
 from chaos.load import Load
 from chaos.recovery import RECOVERY_SECONDS, Recovery
 from chaos.striking import strike
+from drawn import after_step, outcomes
 from real_pool import LONG, TIMERS, wait_until
-
-from foxden import events
 
 pytestmark = [pytest.mark.system, pytest.mark.engine]
 
@@ -84,25 +83,14 @@ def test_database_that_crashes_and_cuts_off_its_clients_under_load(den: Den):
 def test_running_image_survives_a_restart_of_the_database(den: Den):
     assert den.cluster is not None
     job = den.pool.client().submit(PROMPT, seed=1, **LONG)
-    after_step(job, 3)
+    after_step(job)
     den.cluster.stop("immediate")
     den.cluster.start()
     job.result(timeout=90)
-    assert [tried.outcome for tried in job.refresh().info.tasks[0].attempts] == ["finish"]
+    assert outcomes(job) == ["finish"]
 
 
 # An image whose card is gone runs elsewhere
-
-
-def after_step(job, step: int) -> str:
-    """Wait for it; the name of the agent that draws."""
-    card = ""
-    for event in job.watch():
-        if isinstance(event, events.Started):
-            card = event.card
-        if isinstance(event, events.Progress) and event.step >= step:
-            break
-    return card.rpartition(" in ")[2]
 
 
 def moved_after(den: Den, job, struck_ms: float) -> tuple[float, str]:
@@ -116,7 +104,7 @@ def moved_after(den: Den, job, struck_ms: float) -> tuple[float, str]:
 
 def test_image_in_a_black_hole_is_elsewhere_within_60_s(den: Den):
     job = den.pool.client().submit(PROMPT, seed=1, **LONG)
-    relay = den.relays[after_step(job, 3)]
+    relay = den.relays[after_step(job)]
     struck = time.time()
     relay.black_hole()
     try:
@@ -130,7 +118,7 @@ def test_image_in_a_black_hole_is_elsewhere_within_60_s(den: Den):
 
 def test_image_of_an_agent_whose_socket_closed_is_elsewhere_within_50_s(den: Den):
     job = den.pool.client().submit(PROMPT, seed=1, **LONG)
-    name = after_step(job, 3)
+    name = after_step(job)
     struck = time.time()
     den.pool.agents[name].kill()
     seconds, outcome = moved_after(den, job, struck)
@@ -142,7 +130,7 @@ def test_image_of_an_agent_whose_socket_closed_is_elsewhere_within_50_s(den: Den
 
 def test_image_of_a_crashed_engine_is_elsewhere_at_once(den: Den):
     job = den.pool.client().submit(PROMPT, seed=1, **LONG)
-    name = after_step(job, 3)
+    name = after_step(job)
     assert name in AGENTS
     struck = time.time()
     den.pool.engine_of(name).kill()

@@ -12,6 +12,7 @@ import psutil
 import pytest
 import real_pool
 from cuttable import Relay
+from drawn import outcomes
 from real_pool import TIMERS, Pool, gone, wait_until
 
 import foxden
@@ -47,10 +48,6 @@ def steps(job: foxden.Job, until: int) -> list[int]:
                 break
         assert not isinstance(event, events.Done), "it ended before it could be moved"
     return seen
-
-
-def outcomes(job: foxden.Job) -> list[str]:
-    return [tried.outcome for tried in job.refresh().info.tasks[0].attempts]
 
 
 def test_owner_stops_the_agent_x_another_goes_on_from_that_step_to_the_same_bytes(pool, plain):

@@ -9,10 +9,10 @@ import time
 
 import psutil
 import pytest
+from drawn import after_step, outcomes, tries
 from real_pool import BRIEF, LONG, TIMERS, gone, wait_until
 
 import foxden
-from foxden import events
 
 pytestmark = [pytest.mark.system, pytest.mark.engine]
 
@@ -25,17 +25,6 @@ def pictures_in_store(pool, job_id: str) -> list[int]:
     return [row[0] for row in found]
 
 
-def attempts(job: foxden.Job, index: int = 0) -> tuple[foxden.jobs.Attempt, ...]:
-    return job.refresh().info.tasks[index].attempts
-
-
-def wait_for_step(job, index: int = 0, step: int = 3) -> None:
-    for event in job.watch():
-        if isinstance(event, events.Progress) and event.index == index and event.step >= step:
-            return
-        assert not isinstance(event, events.Done), "it ended before it could be disturbed"
-
-
 def test_broker_killed_with_one_running_and_others_waiting_every_job_ends_once(
     pool_on_each_store,
 ):
@@ -45,7 +34,7 @@ def test_broker_killed_with_one_running_and_others_waiting_every_job_ends_once(
     client = pool.client()
     running = client.submit(PROMPT, seed=1, **LONG)
     waiting = [client.submit(PROMPT, seed=10 + i, count=2) for i in range(3)]
-    wait_for_step(running)
+    after_step(running)
 
     pool.broker.kill()
     pool.start_broker()
@@ -54,7 +43,7 @@ def test_broker_killed_with_one_running_and_others_waiting_every_job_ends_once(
         assert len(job.result(timeout=90)) == job.count
         assert pictures_in_store(pool, job.id) == list(range(job.count))
     # The agent kept its image over the restart: nobody drew it twice.
-    assert [tried.outcome for tried in attempts(running)] == ["finish"]
+    assert outcomes(running) == ["finish"]
 
 
 def test_broker_killed_before_any_agent_came_nothing_is_lost(pool_on_each_store):
@@ -75,7 +64,7 @@ def test_agent_killed_leaves_no_engine_and_its_image_is_drawn_when_it_is_back(po
     pool.start_broker()
     agent = pool.start_agent()
     job = pool.client().submit(PROMPT, seed=1, count=2, **BRIEF)
-    wait_for_step(job)
+    after_step(job)
 
     engines = agent.kill()
 
@@ -83,7 +72,7 @@ def test_agent_killed_leaves_no_engine_and_its_image_is_drawn_when_it_is_back(po
     wait_until(lambda: gone(engines), 5, "an engine outlived its agent")
     pool.start_agent()
     assert len(job.result(timeout=90)) == 2
-    assert attempts(job)[0].outcome == "lose"
+    assert tries(job)[0].outcome == "lose"
 
 
 def test_agent_killed_its_image_is_drawn_by_another(pool_on_each_store):
@@ -91,7 +80,7 @@ def test_agent_killed_its_image_is_drawn_by_another(pool_on_each_store):
     pool.start_broker()
     pool.start_agent("one")
     job = pool.client().submit(PROMPT, seed=1, **LONG)
-    wait_for_step(job)
+    after_step(job)
     pool.start_agent("two")
 
     killed = time.monotonic()
@@ -100,7 +89,7 @@ def test_agent_killed_its_image_is_drawn_by_another(pool_on_each_store):
     result = job.result(timeout=90)
     assert result[0].card.endswith("in two")
     # The house promise: a lease outlives a closed socket by `lease_lost`, not longer.
-    first = attempts(job)[0]
+    first = tries(job)[0]
     assert first.outcome == "lose"
     assert time.monotonic() - killed >= TIMERS.lease_lost
 
@@ -109,12 +98,12 @@ def test_engine_killed_in_mid_picture_the_job_still_ends(pool):
     pool.start_broker()
     pool.start_agent()
     job = pool.client().submit(PROMPT, seed=1, count=2, **BRIEF)
-    wait_for_step(job)
+    after_step(job)
 
     pool.engine_of().kill()
 
     assert len(job.result(timeout=90)) == 2
-    first, *_ = attempts(job)
+    first, *_ = tries(job)
     assert first.outcome == "fail"
     assert "SIGKILL" in first.reason
 
@@ -123,13 +112,13 @@ def test_engine_silent_is_replaced(pool):
     pool.start_broker()
     pool.start_agent()
     job = pool.client().submit(PROMPT, seed=1, **BRIEF)
-    wait_for_step(job)
+    after_step(job)
     engine = pool.engine_of()
 
     engine.suspend()
 
     assert len(job.result(timeout=120)) == 1
-    assert "no sign of life" in attempts(job)[0].reason
+    assert "no sign of life" in tries(job)[0].reason
     assert gone([engine])
 
 
@@ -158,7 +147,7 @@ def test_cancel_stops_what_runs_at_its_next_step_and_what_waits_at_once(pool):
     pool.start_agent()
     client = pool.client()
     job = client.submit(PROMPT, seed=1, count=3, **BRIEF)
-    wait_for_step(job)
+    after_step(job)
 
     began = time.monotonic()
     job.cancel()

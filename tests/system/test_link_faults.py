@@ -8,12 +8,12 @@ from contextlib import suppress
 import httpx
 import pytest
 from cuttable import Relay
+from drawn import after_step, outcomes
 from real_pool import LONG, TIMERS, Pool, wait_until
 from websockets.exceptions import ConnectionClosed
 from websockets.protocol import State
 from websockets.sync.client import connect
 
-import foxden
 from foxden import events
 from foxden_proto.address import parse
 from foxden_proto.v1 import link_pb2 as pb
@@ -35,19 +35,9 @@ def relay(pool: Pool) -> Iterator[Relay]:
     made.close()
 
 
-def after_step(job: foxden.Job, step: int) -> None:
-    for event in job.watch():
-        if isinstance(event, events.Progress) and event.step >= step:
-            return
-
-
-def outcomes(job: foxden.Job) -> list[str]:
-    return [tried.outcome for tried in job.refresh().info.tasks[0].attempts]
-
-
 def test_link_cut_while_an_image_runs_the_agent_resumes_it(pool, relay):
     job = pool.client().submit(PROMPT, seed=1, **LONG)
-    after_step(job, 3)
+    after_step(job)
 
     relay.cut()
 
@@ -71,7 +61,7 @@ def test_link_cut_again_and_again_every_image_arrives_once(pool, relay):
 
 def test_link_swallowed_for_longer_than_a_lease_the_image_runs_elsewhere(pool, relay):
     job = pool.client().submit(PROMPT, seed=1, **LONG)
-    after_step(job, 3)
+    after_step(job)
     pool.start_agent("two")
 
     relay.black_hole()

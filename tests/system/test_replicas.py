@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from drawn import after_step, outcomes
 from postgres import Unavailable
 from real_pool import BRIEF, LONG, TIMERS, wait_until
 from replica_pool import SharedPool
@@ -44,17 +45,6 @@ def owner_and_other(pool: SharedPool) -> tuple[str, str]:
     return owner, {"a": "b", "b": "a"}[owner]
 
 
-def wait_for_step(job: foxden.Job, step: int = 3) -> None:
-    for event in job.watch():
-        if isinstance(event, events.Progress) and event.step >= step:
-            return
-        assert not isinstance(event, events.Done), "it ended before it could be disturbed"
-
-
-def outcomes(job: foxden.Job, index: int = 0) -> list[str]:
-    return [tried.outcome for tried in job.refresh().info.tasks[index].attempts]
-
-
 def pictures(pool: SharedPool, job: foxden.Job) -> list[int]:
     """Indices of the accepted pictures, as the database has them."""
     found = pool.rows("SELECT idx FROM picture WHERE job_id = %s ORDER BY idx", job.id)
@@ -85,7 +75,7 @@ def test_agents_and_clients_on_both_brokers_make_one_pool(pool):
     assert a.get(other.id).result()[0].data == other.result()[0].data
     # A cancel from the broker that does not plan reaches the card.
     long = b.submit(PROMPT, seed=1, count=3, **LONG)
-    wait_for_step(long)
+    after_step(long)
     long.cancel()
     with pytest.raises(foxden.JobCancelled):
         long.result(timeout=30)
@@ -96,7 +86,7 @@ def test_owner_killed_under_work_the_other_takes_over_and_images_go_on(pool):
     client = pool.client(url=pool.balanced)
     running = client.submit(PROMPT, seed=1, **LONG)
     waiting = [client.submit(PROMPT, seed=10 + i, count=2) for i in range(3)]
-    wait_for_step(running)
+    after_step(running)
     owner, other = owner_and_other(pool)
 
     pool.replicas[owner].kill()
@@ -115,7 +105,7 @@ def test_other_broker_killed_its_agent_comes_back_by_the_owner(pool):
     pool.prefer(1)
     pool.start_agent("one", broker=pool.balanced)
     job = pool.client(url=pool.balanced).submit(PROMPT, seed=1, **LONG)
-    wait_for_step(job)
+    after_step(job)
     owner, other = owner_and_other(pool)
 
     pool.replicas[other].kill()
@@ -129,7 +119,7 @@ def test_owner_stopped_cleanly_the_other_takes_over_at_once(pool):
     pool.start_agent("one", broker=pool.balanced)
     client = pool.client(url=pool.balanced)
     job = client.submit(PROMPT, seed=1, **LONG)
-    wait_for_step(job)
+    after_step(job)
 
     owner, other = owner_and_other(pool)
     pool.replicas[owner].signal(signal.SIGTERM)
@@ -147,7 +137,7 @@ def test_owner_killed_and_started_again_before_its_lease_ends_goes_on(pool):
     pool.replicas["b"].stop()
     pool.start_agent("one", broker=pool.urls["a"])
     job = pool.client_of("a").submit(PROMPT, seed=1, **LONG)
-    wait_for_step(job)
+    after_step(job)
 
     pool.replicas["a"].kill()
     pool.start_replica("a")
@@ -163,7 +153,7 @@ def test_database_stopped_for_longer_than_a_lease_both_go_on_when_it_is_back(poo
     job = client.submit(PROMPT, seed=1, count=3)
     job.result(timeout=60)
     jobs = [client.submit(PROMPT, seed=i, count=2, **BRIEF) for i in range(2)]
-    wait_for_step(jobs[0])
+    after_step(jobs[0])
 
     pool.cluster.stop("fast")
     time.sleep(2 * TIMERS.scheduling_lease)
@@ -183,7 +173,7 @@ def test_owner_suspended_past_its_lease_writes_nothing_when_it_wakes_up(pool):
     client = pool.client_of(other)
     running = client.submit(PROMPT, seed=1, **LONG)
     waiting = client.submit(PROMPT, seed=2, count=4)
-    wait_for_step(running)
+    after_step(running)
     epoch = pool.epoch()
     assert pool.owner() == owner, "the machine is too busy: the account changed hands before"
 
