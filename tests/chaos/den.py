@@ -31,9 +31,19 @@ class Den:
         """Blocks until both agents can draw."""
         self.pool.start_broker()
         http_port = parse(self.pool.url).http_port
+        self.relays = {name: Relay(("127.0.0.1", http_port)) for name in AGENTS}
+        self.mend()
+
+    def mend(self) -> None:
+        """Start the agents that are dead, whoever killed them, and let everything pass. Blocks
+        until both can draw."""
+        for relay in self.relays.values():
+            relay.delay = 0.0
+            relay.restore()
         for name in AGENTS:
-            self.relays[name] = Relay(("127.0.0.1", http_port))
-            self.start_agent(name)
+            agent = self.pool.agents.get(name)
+            if agent is None or agent.exit_code is not None:
+                self.start_agent(name)
         self.wait_until_online()
 
     def start_agent(self, name: str) -> None:

@@ -26,8 +26,8 @@ def after_step(job: foxden.Job, step: int = 3, index: int = 0) -> str:
 def tries(job: foxden.Job, index: int = 0) -> list[Attempt]:
     """The attempts at an image that a card took on.
 
-    Left out are leases that no card took: an agent has half a second to answer here, and on a busy
-    machine one that needs longer is given the image again. No engine has heard of it then.
+    Left out are leases that no card took: an agent has `timers.acknowledge` to answer, and on a
+    busy machine one that needs longer is given the image again. No engine has heard of it then.
     """
     attempts = job.refresh().info.tasks[index].attempts
     return [attempt for attempt in attempts if attempt.outcome != "refuse"]

@@ -11,7 +11,7 @@ import time
 import grpc
 import httpx
 import pytest
-from drawn import after_step, tries
+from drawn import tries
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from real_pool import BRIEF, Pool, wait_until
