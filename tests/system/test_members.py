@@ -11,7 +11,7 @@ import time
 import grpc
 import httpx
 import pytest
-from drawn import tries
+from drawn import after_step, tries
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from real_pool import BRIEF, Pool, wait_until
@@ -121,8 +121,8 @@ def test_drained_card_gives_back_what_waits_and_finishes_what_runs(pool):
     pool.start_broker()
     pool.start_agent("one")
     client = pool.client()
-    job = client.submit(PROMPT, count=3, seed=1, steps=40)
-    wait_until(lambda: job.refresh().state == "running", 60)
+    job = client.submit(PROMPT, count=3, seed=1, **BRIEF)
+    after_step(job)
     code, card = command(pool, "cards", "drain", "--wait", _card_id(client))
     assert (code, card["running"], card["standing"]) == (0, 0, "draining")
     assert job.refresh().state == "running"

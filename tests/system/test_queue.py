@@ -20,12 +20,12 @@ def first(job: foxden.Job, kind: type) -> object:
 def test_jobs_in_an_empty_pool_wait_for_the_first_card_and_are_drawn_by_urgency(pool):
     pool.start_broker()
     client = pool.client()
-    unknown = client.submit(PROMPT, model="dreamshaper-8")
     bulk = client.submit(PROMPT, count=2, steps=4, priority="bulk")
     urgent = client.submit(PROMPT, seed=1, priority="interactive")
     assert "first card" in first(urgent, events.Queued).waiting_for
     assert first(urgent, events.Queued).position == 0
     assert first(bulk, events.Queued).position == 1
+    unknown = client.submit(PROMPT, model="dreamshaper-8")
     agent = pool.start_agent()
 
     assert len(urgent.result(timeout=60)) == 1
