@@ -11,6 +11,18 @@ from postgres import Cluster, Unavailable
 from real_pool import Pool
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With two processes, tests that share a pool stay together; the others do by file."""
+    for item in items:
+        assert isinstance(item, pytest.Function)
+        group = item.path.stem
+        if "dens" in item.fixturenames:
+            group = "dens"
+        elif "calm_pool" in item.fixturenames:
+            group = "calm pool"
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture
 def pool(tmp_path: Path) -> Iterator[Pool]:
     """An empty pool of its own, for tests that break things."""

@@ -113,10 +113,10 @@ class Lent(Pool):
             self.engine_of().suspend()
         return job
 
-    def arrives(self, job: foxden.Job, *outcomes: str) -> None:
+    def arrives(self, job: foxden.Job, *after: str) -> None:
         """Its one picture comes, after these attempts, and is accepted once."""
         assert len(job.result(timeout=120)) == 1
-        assert outcomes(job) == list(outcomes)
+        assert outcomes(job) == list(after)
         assert len(self.rows("SELECT idx FROM picture WHERE job_id = ?", job.id)) == 1
 
 

@@ -60,9 +60,3 @@ def test_waiting_client_hears_an_eta_once_something_was_measured(calm_pool):
     assert told.eta_p50 is not None
     assert 0 < told.eta_p50 <= told.eta_p90
     last.result(timeout=60)
-
-
-def test_two_agents_share_a_job(sqlite_den):
-    result = sqlite_den.pool.client().generate(PROMPT, count=6, steps=30, seed=1, progress=False)
-    assert {picture.card.rpartition(" in ")[2] for picture in result} == {"one", "two"}
-    assert [picture.seed for picture in result] == list(range(1, 7))
