@@ -35,8 +35,11 @@ class Den:
         self.mend()
 
     def mend(self) -> None:
-        """Start the agents that are dead, whoever killed them, and let everything pass. Blocks
-        until both can draw."""
+        """Start what is dead, whoever killed it, and let everything pass. Blocks until both agents
+        can draw."""
+        assert self.pool.broker is not None
+        if self.pool.broker.exit_code is not None:
+            self.pool.start_broker()
         for relay in self.relays.values():
             relay.delay = 0.0
             relay.restore()

@@ -13,7 +13,7 @@ import pytest
 import real_pool
 from chaos.den import Den
 from drawn import after_step, outcomes, tries
-from real_pool import HURRIED, Process, gone, wait_until
+from real_pool import HURRIED, gone, wait_until
 
 import foxden
 from foxden import events
@@ -47,11 +47,6 @@ def steps(job: foxden.Job, until: int) -> list[int]:
     return seen
 
 
-def drawer(den: Den, job: foxden.Job) -> Process:
-    """The agent that draws it, in the middle."""
-    return den.pool.agents[after_step(job, 40)]
-
-
 def assert_moved(job: foxden.Job, plain: str, how: str) -> None:
     assert digest(job) == plain
     first, second = tries(job)
@@ -63,7 +58,7 @@ def test_owner_stops_the_agent_x_another_goes_on_from_that_step_to_the_same_byte
     sqlite_den, plain
 ):
     job = sqlite_den.pool.client().submit(PROMPT, **LONG)
-    agent = drawer(sqlite_den, job)
+    agent = sqlite_den.pool.agents[after_step(job, 40)]
     last = steps(job, 40)[-1]
 
     agent.signal(signal.SIGTERM)
@@ -76,8 +71,8 @@ def test_owner_stops_the_agent_x_another_goes_on_from_that_step_to_the_same_byte
 
 def test_engine_is_stuck_in_a_step_x_is_gone_at_once_and_the_picture_goes_on(sqlite_den, plain):
     job = sqlite_den.pool.client().submit(PROMPT, **LONG)
-    agent = drawer(sqlite_den, job)
-    (engine,) = agent.descendants()
+    name = after_step(job, 40)
+    agent, engine = sqlite_den.pool.agents[name], sqlite_den.pool.engine_of(name)
     engine.suspend()
 
     began = time.monotonic()
