@@ -41,9 +41,8 @@ SUITES = (
     Suite("unit", QUICK, BY_FILE),
     Suite("conformance", ("conformance",), BY_FILE),
     Suite("engine", ("engine",)),
-    # One after the other: with two at a time on two cores, timers that run ten times faster
-    # were seen to expire (agents lost, acknowledgements late).
-    Suite("system", ("system",), ("-m", "not alone")),
+    # Tests that share a pool stay together (system/conftest.py).
+    Suite("system", ("system",), ("-m", "not alone", "-n", "2", "--dist", "loadgroup")),
     Suite("browser and desktop", ("browser", "desktop")),
     # These compare times: another test beside them would be what they measure.
     Suite("system, one by one", ("system",), ("-m", "alone")),

@@ -41,6 +41,7 @@ class HeldImage:
     stored: tuple[pb.Checkpoint, str] | None = None  # the newest the broker has, with its receipt
     unstorable: bool = False  # this broker takes no checkpoints
     leaving: str = ""  # why it is to be released at its next step
+    left: bool = False  # it is another's to go on with; held until its last checkpoint is there
     stopped: bool = False  # the client cancelled it, or it is another card's by now
     png: EnginePicture | None = field(default=None, repr=False)
 

@@ -58,11 +58,13 @@ class HeldImages:
 
     def wanted(self, image: HeldImage) -> bool:
         """Whether somebody still waits for it."""
-        return not image.stopped and self.holds(image)
+        return not image.stopped and not image.left and self.holds(image)
 
     def unfinished(self, images: Iterable[HeldImage]) -> list[HeldImage]:
-        """Those of them that are held and have no picture."""
-        return [image for image in images if image.png is None and self.holds(image)]
+        """Those of them that are this card's to end: held, without a picture, and not left to
+        others."""
+        mine = [image for image in images if self.holds(image) and not image.left]
+        return [image for image in mine if image.png is None]
 
     # How an image ends
 
@@ -85,6 +87,7 @@ class HeldImages:
         """Others shall go on with them: said at once, and again with their last checkpoints."""
         leaving = list(images)
         for image in leaving:
+            image.left = True
             self._link.outcome(image.key, pb.TaskReleased(releasing=True, reason=reason))
         self._flush()
         last_words = self._checkpoints.last_words(leaving, reason, self.end)

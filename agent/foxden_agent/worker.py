@@ -168,7 +168,7 @@ class CardWorker:
         """More urgent work needs the card: what waits goes back now, what is drawn at its next
         step, with its checkpoint."""
         image = self.held.get(key)
-        if image is None or image.stopped or image.png is not None:
+        if image is None or image.stopped or not self.held.unfinished([image]):
             return
         why = reason[:_REASON_CHARACTERS] or "more urgent work needs the card"
         if self._in_engine(image):

@@ -32,7 +32,7 @@ from foxden_proto.address import parse  # noqa: E402
 from foxden_proto.v1 import generation_pb2, generation_pb2_grpc  # noqa: E402
 
 _COMPARE = {"<=": operator.le, ">=": operator.ge}
-NORMAL_TIMERS = {"FOXDEN_TIME_SCALE": "1"}  # the harness runs them ten times faster otherwise
+NORMAL_TIMERS = {"FOXDEN_TIME_SCALE": "1"}  # the harness runs them three times faster otherwise
 
 
 @dataclass(frozen=True)

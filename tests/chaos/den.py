@@ -31,9 +31,22 @@ class Den:
         """Blocks until both agents can draw."""
         self.pool.start_broker()
         http_port = parse(self.pool.url).http_port
+        self.relays = {name: Relay(("127.0.0.1", http_port)) for name in AGENTS}
+        self.mend()
+
+    def mend(self) -> None:
+        """Start what is dead, whoever killed it, and let everything pass. Blocks until both agents
+        can draw."""
+        assert self.pool.broker is not None
+        if self.pool.broker.exit_code is not None:
+            self.pool.start_broker()
+        for relay in self.relays.values():
+            relay.delay = 0.0
+            relay.restore()
         for name in AGENTS:
-            self.relays[name] = Relay(("127.0.0.1", http_port))
-            self.start_agent(name)
+            agent = self.pool.agents.get(name)
+            if agent is None or agent.exit_code is not None:
+                self.start_agent(name)
         self.wait_until_online()
 
     def start_agent(self, name: str) -> None:

@@ -7,7 +7,7 @@ import time
 from typing import Protocol
 
 from postgres import Cluster
-from real_pool import wait_until
+from real_pool import TIMERS, wait_until
 
 from chaos.den import AGENTS, Den
 from chaos.recovery import seconds_without_core
@@ -106,7 +106,7 @@ class LinkBlackHoled:
     """One agent's bytes go nowhere, and nobody is told."""
 
     name = "link black-holed"
-    lasts = (0.5, 8.0)  # below and above what a lease outlives
+    lasts = (0.5, 1.8 * TIMERS.lease_lost)  # below and above what a lease outlives
 
     def __init__(self, den: Den) -> None:
         self._relay = den.relays[AGENTS[0]]

@@ -2,7 +2,7 @@
 
     python tests/chaos/run.py [--store sqlite|postgresql] [--kills N] [--faults N] [--seed S]
 
-Every process is real and its protocol timers run ten times faster; the engine is diffusers on the
+Every process is real and its protocol timers run three times faster; the engine is diffusers on the
 demo model, on one thread. The broker is killed `kills` times at random moments, each other fault
 strikes `faults` times. The exit code is 1 where an invariant was broken. That a machine was too
 busy to start a program in time is said, and breaks none.

@@ -24,6 +24,10 @@ class Balancer:
 
     def close(self) -> None:
         self._listener.close()
+        self.cut()
+
+    def cut(self) -> None:
+        """Break every connection that is open now."""
         for end in list(self._open):
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)

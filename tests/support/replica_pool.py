@@ -7,7 +7,7 @@ from pathlib import Path
 import psycopg
 from balancer import Balancer
 from postgres import Cluster
-from real_pool import Pool, Process
+from real_pool import Pool, Process, wait_until
 
 import foxden
 from foxden_proto.address import Address, parse
@@ -35,7 +35,7 @@ class SharedPool(Pool):
         arguments += ["--blobs", str(self.folder / "blobs")]
         log = self.folder / f"{name}.log"
         replica = Process(["-m", "foxden_broker"], arguments, log, **environment)
-        self._everything.append(replica)
+        self.processes.append(replica)
         self.replicas[name] = replica
         ready = replica.ready()
         self.urls[name] = ready["url"]
@@ -54,9 +54,22 @@ class SharedPool(Pool):
         self.balanced = str(Address("127.0.0.1", grpc.port, http.port))
         return self.balanced
 
-    def prefer(self, which: int) -> None:
+    def come_by(self, name: str) -> None:
+        """Whoever comes through the balancer finds this broker first from now on; blocks until the
+        agent `one` has."""
+        log = self.agents["one"].log
+        before = log.read_text().count("as session")
         for balancer in self._balancers:
-            balancer.prefer(which)
+            balancer.prefer(list(self.urls).index(name))
+            balancer.cut()
+        wait_until(lambda: log.read_text().count("as session") > before, 60, "no agent came")
+
+    def mend(self) -> None:
+        """Start the brokers that are dead. Blocks until one plans for the account."""
+        for name, replica in self.replicas.items():
+            if replica.exit_code is not None:
+                self.start_replica(name)
+        wait_until(self.owner, 60, "no broker plans")
 
     def client_of(self, name: str) -> foxden.Client:
         return self.client(url=self.urls[name])

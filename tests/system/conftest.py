@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from chaos.den import STORES, Den
 from postgres import Cluster, Unavailable
 from real_pool import Pool
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With two processes, tests that share a pool stay together; the others do by file."""
+    for item in items:
+        assert isinstance(item, pytest.Function)
+        group = item.path.stem
+        if "dens" in item.fixturenames:
+            group = "dens"
+        elif "calm_pool" in item.fixturenames:
+            group = "calm pool"
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture
@@ -41,17 +53,44 @@ def pool_on_each_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterat
     made.close()
 
 
-@pytest.fixture(scope="session", params=STORES)
-def den(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Den]:
-    """Two agents behind relays on each store, for tests that leave all of it mended."""
-    on_postgresql = request.param == "postgresql"
-    cluster = request.getfixturevalue("cluster") if on_postgresql else None
-    made = Den(tmp_path_factory.mktemp("den"), cluster)
-    try:
-        made.start()
-        yield made
-    finally:
-        made.close()
+@pytest.fixture(scope="session")
+def dens(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str], Den]]:
+    """The den on a store, made when it is first asked for, and mended."""
+    made: dict[str, Den] = {}
+
+    def den(store: str) -> Den:
+        if store not in made:
+            on_postgresql = store == "postgresql"
+            cluster = request.getfixturevalue("cluster") if on_postgresql else None
+            made[store] = Den(tmp_path_factory.mktemp("den"), cluster)
+            made[store].start()
+        made[store].mend()
+        return made[store]
+
+    yield den
+    for one in made.values():
+        one.close()
+
+
+@pytest.fixture(params=STORES)
+def den(request: pytest.FixtureRequest, dens: Callable[[str], Den]) -> Den:
+    """Two agents behind relays on each store, all of it well: whatever breaks is started again for
+    the next test."""
+    return dens(request.param)
+
+
+@pytest.fixture
+def sqlite_den(dens: Callable[[str], Den]) -> Den:
+    """The den for what has nothing to do with the store."""
+    return dens("sqlite")
+
+
+@pytest.fixture
+def postgresql_den(dens: Callable[[str], Den]) -> Den:
+    """The den whose database can be broken; SQLite dies with its broker, and is tested so."""
+    return dens("postgresql")
 
 
 @pytest.fixture(scope="session")

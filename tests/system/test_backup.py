@@ -9,7 +9,7 @@ import sys
 import threading
 
 import pytest
-from real_pool import Pool
+from real_pool import Pool, wait_until
 
 import foxden
 
@@ -32,7 +32,7 @@ def command(*words: str, **environment: str) -> tuple[int, dict]:
 
 
 class Submits:
-    """A client that submits as fast as it can, and remembers what was acknowledged."""
+    """A client that submits without end, and remembers what was acknowledged."""
 
     def __init__(self, client: foxden.Client) -> None:
         self._client, self._over = client, threading.Event()
@@ -41,7 +41,7 @@ class Submits:
         self._thread.start()
 
     def _run(self) -> None:
-        while not self._over.is_set():
+        while not self._over.wait(0.02):
             self.acknowledged.append(self._client.submit(PROMPT, count=2, seed=1).id)
 
     def stop(self) -> None:
@@ -57,8 +57,7 @@ def test_everything_acknowledged_before_a_backup_is_in_the_broker_made_from_it(p
     environment = {"FOXDEN_URL": pool.url, "FOXDEN_TOKEN": pool.token}
     submits = Submits(pool.client())
     try:
-        while len(submits.acknowledged) < 20:
-            pass
+        wait_until(lambda: len(submits.acknowledged) >= 20)
         before = list(submits.acknowledged)
         archive = str(tmp_path / "backup.tar")
         code, told = command("backup", "--out", archive, "--with-pictures", **environment)

@@ -1,6 +1,6 @@
-"""Everything is broken under load, on both stores; what has to hold is then looked up.
+"""Everything is broken under load; what has to hold is then looked up.
 
-`make chaos` does the same for longer, and prints how long each recovery took.
+`make chaos` does the same for longer and on both stores, and prints how long each recovery took.
 """
 
 from __future__ import annotations
@@ -11,20 +11,17 @@ import time
 
 import pytest
 from chaos import faults
-from chaos.den import AGENTS, Den
+from chaos.den import Den
 from chaos.load import Load
 from chaos.recovery import RECOVERY_SECONDS, Recovery
 from chaos.striking import strike
-from real_pool import LONG, TIMERS, wait_until
-
-from foxden import events
+from drawn import after_step, outcomes, tries
+from real_pool import LONG, TIMERS, gone, wait_until
 
 pytestmark = [pytest.mark.system, pytest.mark.engine]
 
-KILLS = 15
+KILLS = 5
 BUSY_SECONDS = 1.0  # what a machine busy with other things may add to a timer
-# SQLite dies with its broker, and is tested so.
-on_postgresql = pytest.mark.parametrize("den", ["postgresql"], indirect=True)
 PROMPT = "a red cube on a blue background"
 
 
@@ -47,7 +44,6 @@ def assert_all_hold(den: Den, load: Load) -> None:
         assert verdict.holds, str(verdict)
 
 
-@pytest.mark.timeout(400)
 def test_broker_killed_at_random_points_under_load(den: Den):
     with den.load() as load:
         recoveries = break_and_mend(faults.BrokerKilled(den), load, KILLS, (0.05, 0.8))
@@ -55,97 +51,92 @@ def test_broker_killed_at_random_points_under_load(den: Den):
     assert_back_in_time(recoveries)
 
 
-def test_agents_killed_every_few_seconds_under_load(den: Den):
-    with den.load() as load:
-        break_and_mend(faults.AgentKilled(den), load, 2, (0.5, 1.5))
-    assert_all_hold(den, load)
+def test_agents_killed_every_few_seconds_under_load(postgresql_den: Den):
+    with postgresql_den.load() as load:
+        break_and_mend(faults.AgentKilled(postgresql_den), load, 2, (0.5, 1.5))
+    assert_all_hold(postgresql_den, load)
 
 
-def test_links_reset_slowed_and_swallowed_under_load(den: Den):
-    with den.load() as load:
-        break_and_mend(faults.LinksReset(den), load, 5, (0.1, 0.6))
-        break_and_mend(faults.LinksSlowed(den, random.Random(1)), load, 1, (0.1, 0.2))
-        break_and_mend(faults.LinkBlackHoled(den), load, 2, (0.1, 0.5))
-    assert_all_hold(den, load)
-    den.wait_until_online()
+def test_links_reset_slowed_and_swallowed_under_load(sqlite_den: Den):
+    with sqlite_den.load() as load:
+        break_and_mend(faults.LinksReset(sqlite_den), load, 4, (0.1, 0.6))
+        break_and_mend(faults.LinksSlowed(sqlite_den, random.Random(1)), load, 1, (0.1, 0.2))
+        break_and_mend(faults.LinkBlackHoled(sqlite_den), load, 1, (0.1, 0.5))
+    assert_all_hold(sqlite_den, load)
+    sqlite_den.wait_until_online()
 
 
-@on_postgresql
-def test_database_that_crashes_and_cuts_off_its_clients_under_load(den: Den):
+def test_database_that_crashes_and_cuts_off_its_clients_under_load(postgresql_den: Den):
+    den = postgresql_den
     assert den.cluster is not None
     with den.load() as load:
-        break_and_mend(faults.BackendsTerminated(den.cluster), load, 10, (0.02, 0.4))
-        down = break_and_mend(faults.DatabaseRestarted(den.cluster), load, 3, (0.1, 0.6))
+        break_and_mend(faults.BackendsTerminated(den.cluster), load, 5, (0.02, 0.4))
+        down = break_and_mend(faults.DatabaseRestarted(den.cluster), load, 2, (0.1, 0.6))
     assert_all_hold(den, load)
     assert_back_in_time(down)
 
 
-@on_postgresql
-def test_running_image_survives_a_restart_of_the_database(den: Den):
+def test_running_image_survives_a_restart_of_the_database(postgresql_den: Den):
+    den = postgresql_den
     assert den.cluster is not None
     job = den.pool.client().submit(PROMPT, seed=1, **LONG)
-    after_step(job, 3)
+    after_step(job)
     den.cluster.stop("immediate")
     den.cluster.start()
     job.result(timeout=90)
-    assert [tried.outcome for tried in job.refresh().info.tasks[0].attempts] == ["finish"]
+    assert outcomes(job) == ["finish"]
 
 
-# An image whose card is gone runs elsewhere
+# An image whose card is gone runs elsewhere: the promises are for 45 s without a link, and as much
+# shorter here as the timers are.
 
 
-def after_step(job, step: int) -> str:
-    """Wait for it; the name of the agent that draws."""
-    card = ""
-    for event in job.watch():
-        if isinstance(event, events.Started):
-            card = event.card
-        if isinstance(event, events.Progress) and event.step >= step:
-            break
-    return card.rpartition(" in ")[2]
+def assert_moves(den: Den, job, struck: float, first_outcome: str, most: float) -> float:
+    """Seconds from the fault until another card had the image. It draws it."""
+    wait_until(lambda: len(tries(job)) == 2, 60, "nobody else got it")
+    seconds = tries(job)[1].started.timestamp() - struck
+    assert seconds <= most + BUSY_SECONDS
+    assert len(job.result(timeout=90)) == 1
+    first, second = tries(job)
+    assert (first.outcome, second.outcome) == (first_outcome, "finish")
+    assert first.card != second.card
+    return seconds
 
 
-def moved_after(den: Den, job, struck_ms: float) -> tuple[float, str]:
-    """Seconds from the fault until another card had the image, and how its first lease ended."""
-    query = "SELECT outcome, started_ms FROM attempt WHERE job_id = ? ORDER BY lease_no"
-    wait_until(lambda: len(den.pool.rows(query, job.id)) == 2, 30, "nobody else got it")
-    (outcome, _), (_, leased_ms) = den.pool.rows(query, job.id)
-    job.cancel()
-    return leased_ms / 1000 - struck_ms, outcome
-
-
-def test_image_in_a_black_hole_is_elsewhere_within_60_s(den: Den):
+@pytest.mark.alone
+def test_image_in_a_black_hole_is_elsewhere_within_60_s(sqlite_den: Den):
+    den = sqlite_den
     job = den.pool.client().submit(PROMPT, seed=1, **LONG)
-    relay = den.relays[after_step(job, 3)]
+    relay = den.relays[after_step(job)]
     struck = time.time()
     relay.black_hole()
     try:
-        seconds, outcome = moved_after(den, job, struck)
+        assert_moves(den, job, struck, "lose", TIMERS.silent + TIMERS.lease_lost)
     finally:
         relay.restore()
-    assert seconds <= 6 + BUSY_SECONDS
-    assert outcome == "lose"
+    # The first agent comes back, is told that its image is somebody else's, and works again.
     den.wait_until_online()
 
 
-def test_image_of_an_agent_whose_socket_closed_is_elsewhere_within_50_s(den: Den):
+@pytest.mark.alone
+def test_image_of_an_agent_whose_socket_closed_is_elsewhere_within_50_s(sqlite_den: Den):
+    den = sqlite_den
     job = den.pool.client().submit(PROMPT, seed=1, **LONG)
-    name = after_step(job, 3)
+    name = after_step(job)
     struck = time.time()
-    den.pool.agents[name].kill()
-    seconds, outcome = moved_after(den, job, struck)
-    assert TIMERS.lease_lost <= seconds <= 5 + BUSY_SECONDS
-    assert outcome == "lose"
-    den.start_agent(name)
-    den.wait_until_online()
+    engines = den.pool.agents[name].kill()
+    assert engines
+    wait_until(lambda: gone(engines), 5, "an engine outlived its agent")
+    most = TIMERS.lease_lost + TIMERS.heartbeat
+    assert assert_moves(den, job, struck, "lose", most) >= TIMERS.lease_lost
 
 
-def test_image_of_a_crashed_engine_is_elsewhere_at_once(den: Den):
+@pytest.mark.alone
+def test_image_of_a_crashed_engine_is_elsewhere_at_once(sqlite_den: Den):
+    den = sqlite_den
     job = den.pool.client().submit(PROMPT, seed=1, **LONG)
-    name = after_step(job, 3)
-    assert name in AGENTS
+    name = after_step(job)
     struck = time.time()
     den.pool.engine_of(name).kill()
-    seconds, outcome = moved_after(den, job, struck)
-    assert seconds <= BUSY_SECONDS
-    assert outcome == "fail"
+    assert_moves(den, job, struck, "fail", 0.0)
+    assert "SIGKILL" in tries(job)[0].reason

@@ -78,65 +78,69 @@ def test_demo_draws_a_picture_and_leaves_nothing_but_it(tmp_path: Path):
     assert not (tmp_path / "home").exists()
 
 
-def test_up_serves_the_sdk_and_the_command_without_any_address(tmp_path: Path, monkeypatch):
-    home = tmp_path / "home"
-    with up(home) as (_, told):
-        assert set(told) >= {"url", "http", "token"}
-        monkeypatch.setenv("FOXDEN_HOME", str(home))
-        monkeypatch.delenv("FOXDEN_URL", raising=False)
-        monkeypatch.delenv("FOXDEN_TOKEN", raising=False)
-        with foxden.Client() as client:
-            assert len(client.generate("a yellow star", seed=1, progress=False)) == 1
-        done = foxden_command(
-            "generate", "a green circle", "--count", "2", "--out", str(tmp_path / "out"), home=home
-        )
-        assert done.returncode == 0, done.stderr
-        assert len(list((tmp_path / "out").glob("*.png"))) == 2
-        for words in (["cards"], ["models", "list"], ["jobs", "list"], ["tokens", "list"]):
-            listed = foxden_command(*words, "--json", home=home)
-            assert listed.returncode == 0, listed.stderr
-            json.loads(listed.stdout)
-        made = foxden_command(
-            "tokens", "create", "--member", "ann", "--scopes", "generate", "--json", home=home
-        )
-        assert "fxd_" in made.stdout
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, int, dict[str, str]]]:
+    """An `up` that all tests below share: its home, its process, and what it told."""
+    home = tmp_path_factory.mktemp("up") / "home"
+    with up(home) as (process, told):
+        yield home, process.pid, told
 
 
-def test_the_readmes_example_works_against_up(tmp_path: Path):
+def test_up_serves_the_sdk_and_the_command_without_any_address(
+    running: tuple[Path, int, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    home, _, told = running
+    assert set(told) >= {"url", "http", "token"}
+    monkeypatch.setenv("FOXDEN_HOME", str(home))
+    monkeypatch.delenv("FOXDEN_URL", raising=False)
+    monkeypatch.delenv("FOXDEN_TOKEN", raising=False)
+    with foxden.Client() as client:
+        assert len(client.generate("a yellow star", seed=1, progress=False)) == 1
+    done = foxden_command(
+        "generate", "a green circle", "--count", "2", "--out", str(tmp_path / "out"), home=home
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "out").glob("*.png"))) == 2
+    for words in (["cards"], ["models", "list"], ["jobs", "list"], ["tokens", "list"]):
+        listed = foxden_command(*words, "--json", home=home)
+        assert listed.returncode == 0, listed.stderr
+        json.loads(listed.stdout)
+    made = foxden_command(
+        "tokens", "create", "--member", "ann", "--scopes", "generate", "--json", home=home
+    )
+    assert "fxd_" in made.stdout
+
+
+def test_the_readmes_example_works_against_up(
+    running: tuple[Path, int, dict[str, str]], tmp_path: Path
+):
     readme = Path(__file__).parents[2] / "README.md"
     example = re.search(r"```python\n(.*?)```", readme.read_text(), re.DOTALL)
     assert example, "the README has no Python example"
-    home = tmp_path / "home"
-    with up(home):
-        done = subprocess.run(
-            [sys.executable, "-c", example[1]],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            env={**os.environ, "FOXDEN_HOME": str(home)},
-        )
+    done = subprocess.run(
+        [sys.executable, "-c", example[1]],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "FOXDEN_HOME": str(running[0])},
+    )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "cube.png").exists()
 
 
-def test_up_killed_leaves_no_process(tmp_path: Path):
-    with up(tmp_path / "home") as (process, _):
-        children = psutil.Process(process.pid).children(recursive=True)
-        assert len(children) >= 3  # broker, agent, engine
-        process.kill()
-        process.wait()
-        wait_until(lambda: gone(children), 15, f"still there: {children}")
+def test_up_restarts_a_broker_that_dies(running: tuple[Path, int, dict[str, str]]):
+    _, pid, told = running
+    children = psutil.Process(pid).children()
+    broker = next(p for p in children if "foxden_broker" in " ".join(p.cmdline()))
+    broker.kill()
+    with foxden.Client(told["url"], token=told["token"]) as client:
+        assert len(client.generate("a red ball", seed=1, progress=False, timeout=90)) == 1
 
 
-def test_up_restarts_a_broker_that_dies(tmp_path: Path):
-    home = tmp_path / "home"
-    with up(home) as (process, told):
-        broker = next(
-            p
-            for p in psutil.Process(process.pid).children()
-            if "foxden_broker" in " ".join(p.cmdline())
-        )
-        broker.kill()
-        with foxden.Client(told["url"], token=told["token"]) as client:
-            assert len(client.generate("a red ball", seed=1, progress=False, timeout=90)) == 1
+def test_up_killed_leaves_no_process(running: tuple[Path, int, dict[str, str]]):
+    process = psutil.Process(running[1])
+    children = process.children(recursive=True)
+    assert len(children) >= 3  # broker, agent, engine
+    process.kill()  # the last test: there is no `up` after it
+    wait_until(lambda: gone(children), 15, f"still there: {children}")

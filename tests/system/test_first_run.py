@@ -18,7 +18,7 @@ def start(pool: Pool) -> Process:
     words = ["--home", str(pool.folder / "pc"), "--device", "cpu", "--page-port", "0"]
     agent = Process(["-m", "foxden_agent"], words, pool.folder / "pc.log")
     pool.agents["pc"] = agent
-    pool._everything.append(agent)
+    pool.processes.append(agent)
     return agent
 
 

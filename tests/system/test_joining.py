@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from drawn import after_step, tries
 from pictures import matches_prompt
 from real_pool import Pool, wait_until
 
@@ -91,13 +92,13 @@ def test_owners_picture_comes_before_the_pools_on_the_same_card(pool: Pool, tmp_
         wait_until(lambda: [agent.state for agent in admin.agents()] == ["online"])
 
         theirs = admin.submit(PROMPT, steps=80, width=128, height=128, seed=7)
-        wait_until(lambda: theirs.refresh().state == "running", 60)
+        after_step(theirs)
         mine = own.client().submit(PROMPT, seed=7)
         assert len(mine.result(timeout=60)) == 1
         told = theirs.refresh()
         assert told.state in ("queued", "running")  # it was not finished before
         assert len(theirs.result(timeout=90)) == 1
-        (attempt, *others) = admin.get(theirs.id).refresh().attempts
+        (attempt, *others) = tries(theirs)
         assert attempt.outcome == "released"
         assert "owner's own" in attempt.reason
         assert others[-1].outcome == "finish"

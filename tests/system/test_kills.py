@@ -9,10 +9,11 @@ import time
 
 import psutil
 import pytest
-from real_pool import BRIEF, LONG, TIMERS, gone, wait_until
+from chaos.den import Den
+from drawn import after_step, outcomes, tries
+from real_pool import BRIEF, HURRIED, LONG, gone, wait_until
 
 import foxden
-from foxden import events
 
 pytestmark = [pytest.mark.system, pytest.mark.engine]
 
@@ -25,27 +26,12 @@ def pictures_in_store(pool, job_id: str) -> list[int]:
     return [row[0] for row in found]
 
 
-def attempts(job: foxden.Job, index: int = 0) -> tuple[foxden.jobs.Attempt, ...]:
-    return job.refresh().info.tasks[index].attempts
-
-
-def wait_for_step(job, index: int = 0, step: int = 3) -> None:
-    for event in job.watch():
-        if isinstance(event, events.Progress) and event.index == index and event.step >= step:
-            return
-        assert not isinstance(event, events.Done), "it ended before it could be disturbed"
-
-
-def test_broker_killed_with_one_running_and_others_waiting_every_job_ends_once(
-    pool_on_each_store,
-):
-    pool = pool_on_each_store
-    pool.start_broker()
-    pool.start_agent()
+def test_broker_killed_with_one_running_and_others_waiting_every_job_ends_once(den: Den):
+    pool = den.pool
     client = pool.client()
     running = client.submit(PROMPT, seed=1, **LONG)
+    after_step(running)
     waiting = [client.submit(PROMPT, seed=10 + i, count=2) for i in range(3)]
-    wait_for_step(running)
 
     pool.broker.kill()
     pool.start_broker()
@@ -54,88 +40,65 @@ def test_broker_killed_with_one_running_and_others_waiting_every_job_ends_once(
         assert len(job.result(timeout=90)) == job.count
         assert pictures_in_store(pool, job.id) == list(range(job.count))
     # The agent kept its image over the restart: nobody drew it twice.
-    assert [tried.outcome for tried in attempts(running)] == ["finish"]
+    assert outcomes(running) == ["finish"]
 
 
 def test_broker_killed_before_any_agent_came_nothing_is_lost(pool_on_each_store):
     pool = pool_on_each_store
     pool.start_broker()
     client = pool.client()
-    jobs = [client.submit(PROMPT, seed=i) for i in range(5)]
+    jobs = [client.submit(PROMPT, seed=i, count=2) for i in range(5)]
 
     pool.broker.kill()
     pool.start_broker()
-    pool.start_agent()
 
     for job in jobs:
-        assert len(job.result(timeout=60)) == 1
+        told = job.refresh().info
+        assert (told.state, told.count, told.seed) == ("queued", 2, job.info.seed)
+        assert [task.state for task in told.tasks] == ["queued", "queued"]
 
 
-def test_agent_killed_leaves_no_engine_and_its_image_is_drawn_when_it_is_back(pool):
+def test_agent_killed_its_image_is_drawn_when_it_is_back(pool):
     pool.start_broker()
     agent = pool.start_agent()
     job = pool.client().submit(PROMPT, seed=1, count=2, **BRIEF)
-    wait_for_step(job)
+    after_step(job)
 
-    engines = agent.kill()
-
-    assert engines
-    wait_until(lambda: gone(engines), 5, "an engine outlived its agent")
+    agent.kill()
     pool.start_agent()
-    assert len(job.result(timeout=90)) == 2
-    assert attempts(job)[0].outcome == "lose"
-
-
-def test_agent_killed_its_image_is_drawn_by_another(pool_on_each_store):
-    pool = pool_on_each_store
-    pool.start_broker()
-    pool.start_agent("one")
-    job = pool.client().submit(PROMPT, seed=1, **LONG)
-    wait_for_step(job)
-    pool.start_agent("two")
-
-    killed = time.monotonic()
-    pool.agents["one"].kill()
-
-    result = job.result(timeout=90)
-    assert result[0].card.endswith("in two")
-    # The house promise: a lease outlives a closed socket by `lease_lost`, not longer.
-    first = attempts(job)[0]
-    assert first.outcome == "lose"
-    assert time.monotonic() - killed >= TIMERS.lease_lost
-
-
-def test_engine_killed_in_mid_picture_the_job_still_ends(pool):
-    pool.start_broker()
-    pool.start_agent()
-    job = pool.client().submit(PROMPT, seed=1, count=2, **BRIEF)
-    wait_for_step(job)
-
-    pool.engine_of().kill()
 
     assert len(job.result(timeout=90)) == 2
-    first, *_ = attempts(job)
+    assert tries(job)[0].outcome == "lose"
+
+
+def test_engine_killed_in_mid_picture_the_job_still_ends(calm_pool):
+    job = calm_pool.client().submit(PROMPT, seed=1, count=2, **BRIEF)
+    after_step(job)
+
+    calm_pool.engine_of().kill()  # its agent starts another
+
+    assert len(job.result(timeout=90)) == 2
+    first, *_ = tries(job)
     assert first.outcome == "fail"
     assert "SIGKILL" in first.reason
 
 
 def test_engine_silent_is_replaced(pool):
     pool.start_broker()
-    pool.start_agent()
+    pool.start_agent(**HURRIED)
     job = pool.client().submit(PROMPT, seed=1, **BRIEF)
-    wait_for_step(job)
+    after_step(job)
     engine = pool.engine_of()
 
     engine.suspend()
 
     assert len(job.result(timeout=120)) == 1
-    assert "no sign of life" in attempts(job)[0].reason
+    assert "no sign of life" in tries(job)[0].reason
     assert gone([engine])
 
 
-def test_client_killed_the_job_goes_on_and_can_be_fetched(pool):
-    pool.start_broker()
-    pool.start_agent()
+def test_client_killed_the_job_goes_on_and_can_be_fetched(calm_pool):
+    pool = calm_pool
     script = (
         "import foxden, sys\n"
         f"client = foxden.Client({pool.url!r}, token={pool.token!r})\n"
@@ -153,12 +116,11 @@ def test_client_killed_the_job_goes_on_and_can_be_fetched(pool):
     assert len(pool.client().get(job_id).result(timeout=60)) == 2
 
 
-def test_cancel_stops_what_runs_at_its_next_step_and_what_waits_at_once(pool):
-    pool.start_broker()
-    pool.start_agent()
+def test_cancel_stops_what_runs_at_its_next_step_and_what_waits_at_once(calm_pool):
+    pool = calm_pool
     client = pool.client()
     job = client.submit(PROMPT, seed=1, count=3, **BRIEF)
-    wait_for_step(job)
+    after_step(job)
 
     began = time.monotonic()
     job.cancel()

@@ -6,7 +6,8 @@ import json
 from contextlib import suppress
 
 import pytest
-from real_pool import wait_until
+from drawn import after_step, outcomes
+from real_pool import LONG, wait_until
 
 import foxden
 
@@ -29,10 +30,10 @@ def test_no_log_of_any_process_holds_a_prompt_or_a_token(pool, form):
     wrong = token[:-1] + ("a" if token[-1] != "a" else "b")
     with pytest.raises(foxden.Unauthorized):
         pool.client(wrong).cards()
-    long = client.submit(f"a fox {MARK}", steps=150, width=256, height=256)
-    wait_until(lambda: long.refresh().state == "running", 60)
+    long = client.submit(f"a fox {MARK}", **LONG)
+    after_step(long)
     pool.engine_of().kill()
-    wait_until(lambda: long.refresh().attempts[0].outcome == "fail", 60)
+    wait_until(lambda: "fail" in outcomes(long), 60)
     long.cancel()
     with suppress(foxden.JobCancelled):
         long.result(timeout=60)

@@ -11,6 +11,7 @@ import time
 import grpc
 import httpx
 import pytest
+from drawn import after_step, tries
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from real_pool import BRIEF, Pool, wait_until
@@ -89,15 +90,15 @@ def test_dead_letter_shows_every_attempt_and_is_retried(pool):
         pool.engine_of().kill()
         wait_until(lambda n=number: job.refresh().info.tasks[0].failures > n, 60)
     assert job.state == "failed"
-    assert [attempt.outcome for attempt in job.attempts] == ["fail", "fail", "give_up"]
-    assert all(a.card and "died" in a.reason and a.started < a.ended for a in job.attempts)
+    assert [tried.outcome for tried in tries(job)] == ["fail", "fail", "give_up"]
+    assert all(a.card and "died" in a.reason and a.started < a.ended for a in tries(job))
     with pytest.raises(foxden.JobFailed) as caught:
         job.result(timeout=30)
     assert caught.value.attempts == job.attempts
     _, listed = command(pool, "jobs", "list", "--state", "failed")
     assert [one["id"] for one in listed["jobs"]] == [job.id]
     _, shown = command(pool, "jobs", "show", job.id)
-    assert len(shown["tasks"][0]["attempts"]) == 3
+    assert len(shown["tasks"][0]["attempts"]) == len(job.attempts)
     code, told = command(pool, "jobs", "retry", job.id)
     assert (code, told["state"] in ("queued", "running")) == (0, True)
     assert len(job.result(timeout=90)) == 1
@@ -120,8 +121,8 @@ def test_drained_card_gives_back_what_waits_and_finishes_what_runs(pool):
     pool.start_broker()
     pool.start_agent("one")
     client = pool.client()
-    job = client.submit(PROMPT, count=3, seed=1, steps=40)
-    wait_until(lambda: job.refresh().state == "running", 60)
+    job = client.submit(PROMPT, count=3, seed=1, **BRIEF)
+    after_step(job)
     code, card = command(pool, "cards", "drain", "--wait", _card_id(client))
     assert (code, card["running"], card["standing"]) == (0, 0, "draining")
     assert job.refresh().state == "running"

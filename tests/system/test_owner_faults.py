@@ -22,13 +22,13 @@ import engine_of_a_card
 import psutil
 import pytest
 from clock_shift import Clocks
+from drawn import after_step, outcomes
 from nvml_stand_in import GIB, StandIn, card
 from real_pool import TIMERS, Pool, gone, wait_until
 from safetensors.numpy import load_file, save_file
 from tiny_disk import fill, tiny_disk
 
 import foxden
-from foxden import events
 from foxden.cli.main import main
 from foxden_agent.models import DEMO_MODEL
 
@@ -108,18 +108,15 @@ class Lent(Pool):
         """A picture that is being drawn. `hold`: its engine is stopped in a step, so that what
         comes to pass within a second finds it there."""
         job = self.client().submit(PROMPT, **{**LONG, **fields})
-        steps(job, 20)
+        after_step(job, 20)
         if hold:
             self.engine_of().suspend()
         return job
 
-    def outcomes(self, job: foxden.Job) -> list[str]:
-        return [tried.outcome for tried in job.refresh().info.tasks[0].attempts]
-
-    def arrives(self, job: foxden.Job, *outcomes: str) -> None:
+    def arrives(self, job: foxden.Job, *after: str) -> None:
         """Its one picture comes, after these attempts, and is accepted once."""
         assert len(job.result(timeout=120)) == 1
-        assert self.outcomes(job) == list(outcomes)
+        assert outcomes(job) == list(after)
         assert len(self.rows("SELECT idx FROM picture WHERE job_id = ?", job.id)) == 1
 
 
@@ -219,7 +216,7 @@ def test_wall_clock_jumps_then_the_pc_sleeps_x_dials_again_and_the_picture_is_ac
     job = lent.draw()
 
     lent.clocks.set(wall=HOUR)
-    steps(job, 40)
+    after_step(job, 40)
     lent.engine_of().suspend()
     assert lent.log.count("as session") == online, "a clock that is put right is no silence"
     lent.clocks.set(wall=HOUR, asleep=HOUR)  # as after an hour of sleep, which no process saw
@@ -244,7 +241,7 @@ def test_suspended_longer_than_a_lease_x_believes_in_it_no_more_and_begins_where
     for process in asleep:
         process.suspend()
 
-    wait_until(lambda: lent.outcomes(job) == ["lose"], 3 * TIMERS.lease_lost)
+    wait_until(lambda: outcomes(job) == ["lose"], 3 * TIMERS.lease_lost)
     for process in reversed(asleep):
         process.resume()
 
@@ -261,7 +258,7 @@ def test_model_file_is_cut_while_it_draws_x_is_set_aside_and_goes_on_when_the_fi
 
     os.truncate(lent.model, 1000)
 
-    wait_until(lambda: lent.outcomes(job) == ["released"], 20)
+    wait_until(lambda: outcomes(job) == ["released"], 20)
     (tried,) = job.refresh().info.tasks[0].attempts
     assert "model 'mine' can't be used here" in tried.reason
     assert f"unet/{lent.model.name} has 1000 bytes and not {len(whole)}" in tried.reason
@@ -305,9 +302,9 @@ def test_drawn_paused_and_killed_x_nothing_of_the_clients_is_on_the_owners_disk(
     lent.client().submit(PROMPT, **SHORT).result(timeout=60)
     job = lent.draw(hold=True)
     assert lent.owner("pause") == (0, "")
-    wait_until(lambda: lent.outcomes(job) == ["released"], 20)
+    wait_until(lambda: outcomes(job) == ["released"], 20)
     assert lent.owner("resume") == (0, "")
-    steps(job, 40)
+    after_step(job, 40)
     for program in [psutil.Process(lent.agents["one"].pid), lent.engine_of()]:
         assert program.rlimit(psutil.RLIMIT_CORE) == (0, 0), "a crash would write its memory"
 
@@ -322,11 +319,3 @@ def test_drawn_paused_and_killed_x_nothing_of_the_clients_is_on_the_owners_disk(
         for secret in (MARK.encode(), b"a red cube", b"\x89PNG", b"IHDR", b'"latents"'):
             assert secret not in data, path
     job.cancel()
-
-
-def steps(job: foxden.Job, until: int) -> None:
-    """Until it is as far as that."""
-    for event in job.watch(timeout=60):
-        assert not isinstance(event, events.Done), "it ended before it could be disturbed"
-        if isinstance(event, events.Progress) and event.step >= until:
-            return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from drawn import tries
 
 import foxden
 from foxden import events
@@ -16,27 +17,28 @@ def first(job: foxden.Job, kind: type) -> object:
     return next(event for event in job.watch() if isinstance(event, kind))
 
 
-def test_job_in_an_empty_pool_waits_for_the_first_card_and_is_drawn(pool):
+def test_jobs_in_an_empty_pool_wait_for_the_first_card_and_are_drawn_by_urgency(pool):
     pool.start_broker()
-    job = pool.client().submit(PROMPT, seed=7)
-    assert "first card" in first(job, events.Queued).waiting_for
-    pool.start_agent()
-    assert len(job.result(timeout=60)) == 1
-
-
-def test_job_for_a_model_nobody_brought_fails_with_words_when_the_first_card_comes(pool):
-    pool.start_broker()
-    job = pool.client().submit(PROMPT, model="dreamshaper-8")
-    pool.start_agent()
-    with pytest.raises(foxden.JobFailed, match="dreamshaper-8"):
-        job.result(timeout=60)
-
-
-def test_job_waits_for_a_card_that_is_away_by_name(pool):
-    pool.start_broker()
+    client = pool.client()
+    bulk = client.submit(PROMPT, count=2, steps=4, priority="bulk")
+    urgent = client.submit(PROMPT, seed=1, priority="interactive")
+    assert "first card" in first(urgent, events.Queued).waiting_for
+    assert first(urgent, events.Queued).position == 0
+    assert first(bulk, events.Queued).position == 1
+    unknown = client.submit(PROMPT, model="dreamshaper-8")
     agent = pool.start_agent()
+
+    assert len(urgent.result(timeout=60)) == 1
+    assert len(bulk.result(timeout=60)) == 2
+    (of_urgent, *_) = tries(urgent)
+    assert all(of_urgent.started <= tries(bulk, index)[0].started for index in range(2))
+    # A model that no card brought.
+    with pytest.raises(foxden.JobFailed, match="dreamshaper-8"):
+        unknown.result(timeout=60)
+
+    # A card that is away is waited for by its name.
     agent.stop()
-    job = pool.client().submit(PROMPT, seed=7)
+    job = client.submit(PROMPT, seed=7)
     assert "in one" in first(job, events.Queued).waiting_for
     pool.start_agent()
     assert len(job.result(timeout=60)) == 1
@@ -49,25 +51,8 @@ def test_job_past_its_deadline_expires_without_being_drawn(pool):
         job.result(timeout=30)
 
 
-def test_urgent_job_goes_before_what_waits(pool):
-    pool.start_broker()
-    client = pool.client()
-    bulk = client.submit(PROMPT, count=6, steps=40, priority="bulk")
-    urgent = client.submit(PROMPT, seed=1, priority="interactive")
-    assert first(urgent, events.Queued).position == 0
-    assert first(bulk, events.Queued).position == 1
-    pool.start_agent()
-
-    urgent.result(timeout=60)
-
-    assert bulk.refresh().info.done <= 1
-    assert len(bulk.result(timeout=90)) == 6
-
-
-def test_waiting_client_hears_an_eta_once_something_was_measured(pool):
-    pool.start_broker()
-    pool.start_agent()
-    client = pool.client()
+def test_waiting_client_hears_an_eta_once_something_was_measured(calm_pool):
+    client = calm_pool.client()
     client.generate(PROMPT, seed=1, steps=40, progress=False)
     client.submit(PROMPT, count=4, steps=40)
     last = client.submit(PROMPT, seed=2, steps=40)
@@ -75,12 +60,3 @@ def test_waiting_client_hears_an_eta_once_something_was_measured(pool):
     assert told.eta_p50 is not None
     assert 0 < told.eta_p50 <= told.eta_p90
     last.result(timeout=60)
-
-
-def test_two_agents_share_a_job(pool):
-    pool.start_broker()
-    pool.start_agent("one")
-    pool.start_agent("two")
-    result = pool.client().generate(PROMPT, count=6, steps=30, seed=1, progress=False)
-    assert {picture.card.rpartition(" in ")[2] for picture in result} == {"one", "two"}
-    assert [picture.seed for picture in result] == list(range(1, 7))

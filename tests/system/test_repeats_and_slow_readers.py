@@ -23,8 +23,9 @@ PROMPT = "a red cube on a blue background"
 
 
 @pytest.fixture
-def stammering_den(den: Den) -> Iterator[Den]:
+def stammering_den(sqlite_den: Den) -> Iterator[Den]:
     """The den, each of whose agents' WebSocket messages arrives twice, in both directions."""
+    den = sqlite_den
     for relay in den.relays.values():
         relay.twice = True
         relay.cut()
@@ -33,7 +34,6 @@ def stammering_den(den: Den) -> Iterator[Den]:
     for relay in den.relays.values():
         relay.twice = False
         relay.cut()
-    den.wait_until_online()
 
 
 def test_every_message_delivered_twice_changes_nothing(stammering_den: Den):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from real_pool import wait_until
+from real_pool import HURRIED, wait_until
 
 import foxden
 
@@ -15,7 +15,7 @@ DAYS = SECONDS / 86_400
 
 
 def test_swept_picture_is_not_found_with_words(pool):
-    pool.start_broker("--keep-results", f"{DAYS:.8f}")  # its sweeper comes every 6 s
+    pool.start_broker("--keep-results", f"{DAYS:.8f}", **HURRIED)  # its sweeper comes every 6 s
     pool.start_agent()
     client = pool.client()
     result = client.generate(PROMPT, seed=7, progress=False)

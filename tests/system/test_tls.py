@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import httpx
 import pytest
+from real_pool import wait_until
 
 import foxden
 from foxden_proto.address import parse
@@ -13,7 +14,7 @@ pytestmark = [pytest.mark.system, pytest.mark.engine]
 PROMPT = "a red cube on a blue background"
 
 
-def test_pinned_broker_serves_agent_and_client_over_tls(pool):
+def test_pinned_broker_serves_over_tls_until_a_token_is_revoked(pool):
     pool.start_broker("--public-host", "127.0.0.1")
     assert parse(pool.url).pin
     assert pool.http.startswith("https://")
@@ -24,6 +25,14 @@ def test_pinned_broker_serves_agent_and_client_over_tls(pool):
     assert len(result) == 1
     with pytest.raises(httpx.HTTPError):  # the system's roots do not know this CA
         httpx.get(f"{pool.http}/healthz")
+
+    # An agent whose token is revoked is told, and ends.
+    admin, agent = pool.client(), pool.agents["one"]
+    (token,) = [t for t in admin.tokens() if t.scopes == ("agent",)]
+    admin.revoke_token(token.id)
+    assert agent.stop_code(20) == 4
+    assert "revoked" in agent.log.read_text()
+    wait_until(lambda: not admin.cards()[0].online, 10)
 
 
 def test_wrong_pin_is_refused_before_the_token_is_sent(pool):
@@ -36,19 +45,6 @@ def test_wrong_pin_is_refused_before_the_token_is_sent(pool):
     agent = pool.start_agent("stranger", broker=wrong, wait=False)
     assert agent.stop_code(30) == 4
     assert "pin" in agent.log.read_text()
-
-
-def test_agent_whose_token_is_revoked_is_told_and_ends(pool):
-    pool.start_broker()
-    agent = pool.start_agent()
-    admin = pool.client()
-    (token,) = [t for t in admin.tokens() if t.scopes == ("agent",)]
-
-    admin.revoke_token(token.id)
-
-    assert agent.stop_code(20) == 4
-    assert "revoked" in agent.log.read_text()
-    assert not admin.cards()[0].online
 
 
 def test_restart_keeps_the_pin(pool):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import fake_engine
@@ -216,6 +217,28 @@ async def test_preempted_x_stops_at_its_next_step_and_the_engine_lives(card: Car
     assert [w.releasing for w in card.said("released") if w.lease.index == 0] == [True, False]
     await card.ended(*card.give("urgent", job="urgent"))
     assert {one for one, _ in fake_engine.calls(card.folder)} == {pid}
+
+
+async def test_preempted_and_its_checkpoint_comes_late_x_is_released_with_it_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with at_work(tmp_path, monkeypatch, timers=replace(QUICK, release=20.0)) as card:
+        (key,) = card.give("slow")
+        await drawing(card, 2)
+        card.door.mood = "away"
+        card.worker.preempt(key, "more urgent work needs the card")
+        # The batch is over before the checkpoint is there: the engine draws the next one by then.
+        (urgent,) = card.give("slow", job="urgent")
+        await card.until(lambda: any(s.lease.job_id == "urgent" for s in card.said("progress")))
+        card.worker.preempt(key, "said again")
+        assert key not in card.ends
+        card.door.mood = "well"
+        (end,) = await card.ended(key)
+        assert isinstance(end, pb.TaskReleased)
+        assert end.checkpoint.step >= 1
+        assert end.reason == "more urgent work needs the card"
+        card.worker.stop(urgent)
+        await card.ended(urgent)
 
 
 async def test_preempted_before_it_began_x_goes_back_at_once(card: Card) -> None:
