@@ -1,6 +1,6 @@
 """`make install-check`: install, use, update and remove Foxden as an ordinary user would.
 
-    python packaging/install_check.py [--bundle dist/foxden --next DIR] [--keep]
+    python packaging/install_check.py [--bundle dist/foxden --next DIR --keys DIR]
 
 Needs root, for a root of its own: an overlay over this system, where the checkout and root's home
 are hidden and a new user has an empty home. What Foxden leaves is what the overlay holds at the end
@@ -30,82 +30,10 @@ from typing import Any
 
 import build_bundle
 import sign_release
+from clean_root import HOME, Clean, mount
 
 ROOT = Path(__file__).resolve().parents[1]
-USER = "foxden-check"
-HOME = f"/home/{USER}"
-# What the machine's network needs, and where its packages come from.
-PASSED_ON = re.compile(r"(PIP|UV|SSL)_.*|(?i:https?|all|no)_proxy")
-# The package manager's own records: they are kept of every package that ever was there.
-RECORDS = re.compile(
-    r"var/lib/dpkg|var/log|var/cache|var/lib/(systemd|apt)|etc/(passwd|group|g?shadow|sub[ug]id)"
-    r"|run|proc|sys|dev|root|etc/\.pwd|usr/share/icons/hicolor/icon-theme.cache"
-)
 LARGEST_INSTALLER, SLOWEST_START = 90e6, 1.0
-
-
-class Clean:
-    """The root of our own, and the user in it."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self.root = folder / "root"
-        self._upper = folder / "upper"
-
-    def make(self) -> None:
-        for name in ("root", "upper", "work"):
-            (self._folder / name).mkdir()
-        options = f"lowerdir=/,upperdir={self._upper},workdir={self._folder / 'work'}"
-        mount("-t", "overlay", "overlay", "-o", options, str(self.root))
-        for name in ("proc", "sys", "dev"):
-            mount("--rbind", f"/{name}", str(self.root / name))
-        for name in ("tmp", "run", "root", str(ROOT).lstrip("/")):
-            mount("-t", "tmpfs", "tmpfs", str(self.root / name))
-            (self.root / name).chmod(0o1777 if name == "tmp" else 0o755)
-        self.as_root("useradd", "--create-home", "--home-dir", HOME, "--shell", "/bin/sh", USER)
-        for path in (self.root / HOME.lstrip("/")).iterdir():  # from /etc/skel
-            path.unlink()
-
-    def as_root(self, *words: str) -> str:
-        done = subprocess.run(
-            ["chroot", str(self.root), *words], capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            raise SystemExit(f"{' '.join(words)} failed:\n{done.stdout}{done.stderr}")
-        return done.stdout
-
-    def words(self, *command: str, **variables: str) -> list[str]:
-        """A command line that runs as the user, with a login's environment and no more."""
-        passed = {name: value for name, value in os.environ.items() if PASSED_ON.fullmatch(name)}
-        path = f"{HOME}/.local/bin:/usr/local/bin:/usr/bin:/bin"
-        given = {**passed, "HOME": HOME, "USER": USER, "PATH": path, "LANG": "C.UTF-8", **variables}
-        settings = [f"{name}={value}" for name, value in given.items()]
-        user = ["chroot", f"--userspec={USER}:{USER}", str(self.root), "env", "-i", "-C", HOME]
-        return [*user, *settings, *command]
-
-    def as_user(self, *command: str, **variables: str) -> str:
-        words = self.words(*command, **variables)
-        done = subprocess.run(words, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
-        return done.stdout
-
-    def path(self, inside: str) -> Path:
-        return self.root / inside.lstrip("/")
-
-    def files(self) -> set[str]:
-        """All that differs from the system, but for records of the package manager."""
-        found = set()
-        for path in self._upper.rglob("*"):
-            name = str(path.relative_to(self._upper))
-            # A folder of the system is here too once something was made in it.
-            if not RECORDS.match(name) and not (path.is_dir() and Path("/", name).is_dir()):
-                found.add(name)
-        return found | {str(p.relative_to(self.root)) for p in self.path("/tmp").rglob("*")}
-
-
-def mount(*words: str) -> None:
-    subprocess.run(["mount", *words], check=True)
 
 
 def main() -> int:
@@ -168,6 +96,7 @@ def check(args: argparse.Namespace, folder: Path, stack: ExitStack) -> int:
     problems = [f"{text} is more than 90 MB" for text, size in said if size > LARGEST_INSTALLER]
 
     clean = Clean(folder)
+    stack.callback(clean.end_all)
     with step("a clean root and a new user"):
         clean.make()
         before = clean.files()

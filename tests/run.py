@@ -66,6 +66,7 @@ NEEDED = {
     "gir1.2-gtk-3.0": "/usr/lib/*/girepository-1.0/Gtk-3.0.typelib",
     "binutils": "objdump",  # PyInstaller looks into libraries with it
     "xz-utils": "xz",
+    "systemd": "/lib/systemd/systemd",  # the user's unit
     "nsis": "makensis",  # the Windows installer
 }
 

@@ -35,7 +35,9 @@ bin=$HOME/.local/bin
 program=$data/foxden/program
 version=$("$here/foxden" --version) || fail "the program does not start on this system (it needs glibc 2.36 or newer)"
 
-if [ -x "$bin/foxden" ]; then "$bin/foxden" service --stop || true; fi
+# What runs of a version that is there: through systemd, which would start it again in the middle.
+systemctl --user stop foxden.service >/dev/null 2>&1 || true
+[ ! -d "$program" ] || "$here/stop.sh" "$program" || true
 mkdir -p "$program/versions" "$bin" "$data/applications" "$data/icons/hicolor/256x256/apps"
 rm -rf "$program/versions/.new-$version"
 cp -R "$here" "$program/versions/.new-$version" || fail "the disk is full, or $program cannot be written"
