@@ -62,6 +62,7 @@ NEEDED = {
     "trayer": "trayer",  # the tray: a panel, a hand, a camera, and GTK's bindings
     "xdotool": "xdotool",
     "imagemagick": "import",
+    "gnome-keyring": "gnome-keyring-daemon",  # where a machine's key is kept
     "python3-gi": "/usr/lib/python3/dist-packages/gi",
     "gir1.2-gtk-3.0": "/usr/lib/*/girepository-1.0/Gtk-3.0.typelib",
     "binutils": "objdump",  # PyInstaller looks into libraries with it
