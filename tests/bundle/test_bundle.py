@@ -26,7 +26,10 @@ def test_program_says_its_version(call: Call) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["agent", "broker", "up", "demo", "generate", "doctor", "engine", "service", "update", "pause"],
+    [
+        *("agent", "broker", "up", "demo", "generate", "doctor", "engine", "service", "update"),
+        *("pause", "join", "leave", "page", "tray", "join-link"),
+    ],
 )
 def test_command_is_there_and_starts_within_a_second(call: Call, command: str) -> None:
     before = os.times()
