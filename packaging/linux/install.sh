@@ -1,7 +1,7 @@
 #!/bin/sh
 # Install Foxden for the user who runs this. No root, no package manager.
 #
-#   tar -xf foxden-VERSION-linux-x86_64.tar.xz && ./foxden/install.sh [--join LINK [--yes]] [--no-start]
+#   tar -xf foxden-VERSION-linux-x86_64.tar.xz && ./foxden/install.sh [--join LINK [--yes] [--fetch-engine]] [--no-start]
 #
 # What goes where:
 #   ~/.local/share/foxden/program    the program; versions beside one another, for updates
@@ -16,14 +16,16 @@ fail() { echo "install: $1" >&2; exit 1; }
 here=$(cd "$(dirname "$0")" && pwd)
 join=""
 yes=""  # agree to the pool's terms: for scripts
+fetch=""  # let the agent fetch its engine unasked: for PCs where nobody sits
 joined=yes
 start=yes
 while [ $# -gt 0 ]; do
     case $1 in
         --join) [ $# -gt 1 ] || fail "--join needs the link you were given"; join=$2; shift 2 ;;
         --yes) yes=--yes; shift ;;
+        --fetch-engine) fetch=--fetch-engine; shift ;;
         --no-start) start=no; shift ;;
-        *) fail "unknown option $1: there are --join LINK, --yes and --no-start" ;;
+        *) fail "unknown option $1: there are --join LINK, --yes, --fetch-engine and --no-start" ;;
     esac
 done
 [ "$(id -u)" != 0 ] || fail "run this as the user who uses the PC, not as root (the .deb is for that)"
@@ -67,10 +69,10 @@ case :$PATH: in
     *) echo "Add $bin to your PATH, or call $bin/foxden." ;;
 esac
 if [ -n "$join" ]; then
-    "$foxden" join "$join" $yes || joined=no
+    "$foxden" join "$join" $yes $fetch || joined=no
 fi
 if [ "$start" = yes ] && [ -f "$config/systemd/user/foxden.service" ]; then
     systemctl --user restart foxden.service
 fi
-echo "Next: foxden engine install shows what it would download, and asks."
+[ -n "$fetch" ] || echo "Next: foxden engine install shows what it would download, and asks."
 [ "$joined" = yes ] || exit 3  # installed, but not joined; the page can be given a link
