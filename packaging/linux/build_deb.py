@@ -64,7 +64,7 @@ def version_of(bundle: Path) -> str:
 def complete(bundle: Path) -> None:
     """Put the scripts, the texts and the icon into the bundle's folder."""
     (bundle / "share").mkdir(exist_ok=True)
-    for name in ("foxden.desktop", "foxden.service", "foxden.png"):
+    for name in ("foxden.desktop", "foxden-screen.desktop", "foxden.service", "foxden.png"):
         shutil.copy(HERE / name, bundle / "share")
     for name in ("install.sh", "uninstall.sh", "stop.sh"):
         shutil.copy2(HERE / name, bundle)
@@ -103,6 +103,7 @@ def deb(bundle: Path, version: str, out: Path, level: int) -> Path:
             glibc=os.confstr("CS_GNU_LIBC_VERSION").split()[-1],  # type: ignore[union-attr]
         )
         (tree / "DEBIAN/control").write_text(control)
+        (tree / "DEBIAN/conffiles").write_text("/etc/xdg/autostart/foxden.desktop\n")
         for name in ("prerm", "postinst"):
             shutil.copy2(HERE / name, tree / "DEBIAN")
         for one in (tree, *tree.rglob("*")):
@@ -127,6 +128,7 @@ def lay_out(bundle: Path, tree: Path) -> None:
     share = tree / LIB / "share"
     for source, target in (
         ("foxden.desktop", "usr/share/applications/foxden.desktop"),
+        ("foxden-screen.desktop", "etc/xdg/autostart/foxden.desktop"),
         ("foxden.service", "usr/lib/systemd/user/foxden.service"),
         ("foxden.png", "usr/share/icons/hicolor/256x256/apps/foxden.png"),
     ):

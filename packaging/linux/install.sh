@@ -6,7 +6,8 @@
 # What goes where:
 #   ~/.local/share/foxden/program    the program; versions beside one another, for updates
 #   ~/.local/bin/foxden              a link to it
-#   ~/.config/systemd/user           its unit; ~/.config/autostart where no systemd session runs
+#   ~/.config/systemd/user           its unit; ~/.config/autostart tells it of the screen, or starts it
+#                                    where no systemd session runs
 #   ~/.local/share/applications, …/icons   the menu entry and its icon
 # Everything else that Foxden writes goes under ~/.local/share/foxden. uninstall.sh takes it away.
 set -eu
@@ -40,7 +41,7 @@ version=$("$here/foxden" --version) || fail "the program does not start on this 
 # What runs of a version that is there: through systemd, which would start it again in the middle.
 systemctl --user stop foxden.service >/dev/null 2>&1 || true
 [ ! -d "$program" ] || "$here/stop.sh" "$program" || true
-mkdir -p "$program/versions" "$bin" "$data/applications" "$data/icons/hicolor/256x256/apps"
+mkdir -p "$config/autostart" "$program/versions" "$bin" "$data/applications" "$data/icons/hicolor/256x256/apps"
 rm -rf "$program/versions/.new-$version"
 cp -R "$here" "$program/versions/.new-$version" || fail "the disk is full, or $program cannot be written"
 rm -rf "$program/versions/$version"
@@ -57,9 +58,9 @@ if systemctl --user show-environment >/dev/null 2>&1; then
     sed "s|@FOXDEN@|$foxden|" "$here/share/foxden.service" > "$config/systemd/user/foxden.service"
     systemctl --user daemon-reload
     systemctl --user enable --quiet foxden.service
+    cp "$here/share/foxden-screen.desktop" "$config/autostart/foxden.desktop"
     how="the user unit foxden.service"
 else
-    mkdir -p "$config/autostart"
     cp "$data/applications/foxden.desktop" "$config/autostart/foxden.desktop"
     how="autostart at the next login (no systemd user session runs here)"
 fi
@@ -72,6 +73,9 @@ if [ -n "$join" ]; then
     "$foxden" join "$join" $yes $fetch || joined=no
 fi
 if [ "$start" = yes ] && [ -f "$config/systemd/user/foxden.service" ]; then
+    if [ -n "${DISPLAY:-}${WAYLAND_DISPLAY:-}" ]; then
+        systemctl --user import-environment DISPLAY WAYLAND_DISPLAY XAUTHORITY 2>/dev/null || true
+    fi
     systemctl --user restart foxden.service
 fi
 [ -n "$fetch" ] || echo "Next: foxden engine install shows what it would download, and asks."

@@ -4,6 +4,7 @@ is left of it. A stop, a crash, a wrong setting, an update of the package, an un
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from clean_root import HOME, Clean
+from desktop import BAR, HEIGHT, WIDTH, Desktop, Unavailable
 
 PACKAGING = Path(__file__).parents[2] / "packaging/linux"
 pytestmark = pytest.mark.timeout(600)  # the first of them waits for the build
@@ -107,6 +109,31 @@ def test_service_with_a_wrong_setting_is_not_started_again(machine: Clean, unit:
     unit.do("start")
     until(lambda: unit.says("ActiveState") == "failed", "it was started again")
     assert (unit.says("ExecMainStatus"), unit.says("NRestarts")) == ("2", "0")
+
+
+def test_service_that_was_there_before_the_desktop_shows_its_icon_there(
+    machine: Clean, unit: Unit
+) -> None:
+    try:
+        desktop = Desktop()
+    except Unavailable as why:
+        pytest.skip(str(why))
+    try:
+        unit.do("start")  # as at a login: before there is a screen
+        until(unit.runs, "it does not start")
+        entry = machine.path("/etc/xdg/autostart/foxden.desktop").read_text()
+        (line,) = [one for one in entry.splitlines() if one.startswith("Exec=")]
+        machine.as_user(*shlex.split(line.removeprefix("Exec=")), DISPLAY=desktop.display)
+
+        def icon() -> bool:
+            return len(set(desktop.pixels(WIDTH - BAR, HEIGHT - BAR, BAR, BAR))) > 20
+
+        until(icon, "no icon is shown")
+        assert unit.says("Result") == "success"
+    finally:
+        unit.do("stop")
+        machine.as_user("systemctl", "--user", "unset-environment", "DISPLAY")
+        desktop.close()
 
 
 def test_update_of_the_package_ends_what_runs_of_all_users_and_starts_the_units_again(
