@@ -54,6 +54,14 @@ def test_no_torch_is_inside_and_what_makes_an_engine_is(program: Path) -> None:
     assert {f.name for f in packed.glob("*.py")} == {f.name for f in steps.glob("*.py")}
 
 
+def test_bundle_is_of_one_version_and_says_nothing_of_where_it_was_built(program: Path) -> None:
+    about = list((program.parent / "_internal").glob("foxden-*.dist-info"))
+    assert [path.name for path in about] == [f"foxden-{version('foxden')}.dist-info"]
+    here = str(Path(__file__).parents[2]).encode()
+    files = [path for path in program.parent.rglob("*") if path.is_file()]
+    assert [path for path in files if here in path.read_bytes()] == []
+
+
 def test_download_is_small_enough(program: Path) -> None:
     """Packed as quickly as xz can; what is released is packed a tenth smaller, and four times as
     long."""
