@@ -3,6 +3,8 @@
 #
 #   tar -xf foxden-VERSION-linux-x86_64.tar.xz && ./foxden/install.sh [--join LINK [--yes] [--fetch-engine]] [--no-start]
 #
+# With --join - --yes the link comes by standard input, and stands in no list of processes.
+#
 # What goes where:
 #   ~/.local/share/foxden/program    the program; versions beside one another, for updates
 #   ~/.local/bin/foxden              a link to it

@@ -179,13 +179,20 @@ def test_update_of_the_package_ends_what_runs_of_all_users_and_starts_the_units_
     shutil.rmtree(home)
 
 
-def test_uninstaller_of_one_user_ends_what_runs_and_leaves_nothing(
+def test_installer_says_why_it_has_not_joined_and_the_uninstaller_leaves_nothing(
     machine: Clean, program: Path
 ) -> None:
     before = machine.files()
     bundle = machine.path("/tmp/foxden")
     shutil.copytree(program.parent, bundle, symlinks=True)
-    machine.as_user("/tmp/foxden/install.sh", "--no-start")
+    words = ["/tmp/foxden/install.sh", "--no-start", "--join", "-", "--yes"]
+    done = subprocess.run(
+        machine.words(*words), input="foxden://x:1/join/no-link", capture_output=True, text=True
+    )
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "is installed" in done.stdout
+    assert "foxden: " in done.stderr  # why it has not joined
+    assert "no-link" not in done.stdout + done.stderr
     shutil.rmtree(bundle)
     unit = Unit(machine)
     unit.do("start")
