@@ -80,17 +80,33 @@ class Clean:
             # A folder of the system is here too once something was made in it.
             if not RECORDS.match(name) and not (path.is_dir() and Path("/", name).is_dir()):
                 found.add(name)
-        return found | {str(p.relative_to(self.root)) for p in self.path("/tmp").rglob("*")}
+        more = [*self.path("/tmp").rglob("*"), *self.path("/run").glob("*foxden*")]
+        return found | {str(path.relative_to(self.root)) for path in more}
 
     def processes(self) -> dict[int, str]:
         """What runs in this root, by process id: the command lines."""
         found = {}
+        for process in self._own():
+            with suppress(OSError):
+                words = process.joinpath("cmdline").read_bytes()
+                found[int(process.name)] = words.replace(b"\0", b" ").decode().strip()
+        return found
+
+    def programs(self) -> dict[int, str]:
+        """Foxden's programs that run in this root, by process id: their files."""
+        found = {}
+        for process in self._own():
+            with suppress(OSError):
+                file = os.readlink(process / "exe").removeprefix(str(self.root))
+                if Path(file).name == "foxden":
+                    found[int(process.name)] = file
+        return found
+
+    def _own(self) -> Iterator[Path]:
         for process in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
                 if process.joinpath("root").samefile(self.root):
-                    words = process.joinpath("cmdline").read_bytes()
-                    found[int(process.name)] = words.replace(b"\0", b" ").decode().strip()
-        return found
+                    yield process
 
     def end_all(self) -> None:
         """Kill what runs in this root."""
