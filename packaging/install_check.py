@@ -1,6 +1,6 @@
 """`make install-check`: install, use, update and remove Foxden as an ordinary user would.
 
-    python packaging/install_check.py [--bundle dist/foxden --next DIR] [--keep]
+    python packaging/install_check.py [--bundle dist/foxden --next DIR --keys DIR]
 
 Needs root, for a root of its own: an overlay over this system, where the checkout and root's home
 are hidden and a new user has an empty home. What Foxden leaves is what the overlay holds at the end
@@ -15,7 +15,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -28,84 +27,15 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+sys.path.append(str(Path(__file__).parent / "linux"))
+
 import build_bundle
+import build_deb
 import sign_release
+from clean_root import HOME, Clean, mount
 
 ROOT = Path(__file__).resolve().parents[1]
-USER = "foxden-check"
-HOME = f"/home/{USER}"
-# What the machine's network needs, and where its packages come from.
-PASSED_ON = re.compile(r"(PIP|UV|SSL)_.*|(?i:https?|all|no)_proxy")
-# The package manager's own records: they are kept of every package that ever was there.
-RECORDS = re.compile(
-    r"var/lib/dpkg|var/log|var/cache|var/lib/(systemd|apt)|etc/(passwd|group|g?shadow|sub[ug]id)"
-    r"|run|proc|sys|dev|root|etc/\.pwd|usr/share/icons/hicolor/icon-theme.cache"
-)
 LARGEST_INSTALLER, SLOWEST_START = 90e6, 1.0
-
-
-class Clean:
-    """The root of our own, and the user in it."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self.root = folder / "root"
-        self._upper = folder / "upper"
-
-    def make(self) -> None:
-        for name in ("root", "upper", "work"):
-            (self._folder / name).mkdir()
-        options = f"lowerdir=/,upperdir={self._upper},workdir={self._folder / 'work'}"
-        mount("-t", "overlay", "overlay", "-o", options, str(self.root))
-        for name in ("proc", "sys", "dev"):
-            mount("--rbind", f"/{name}", str(self.root / name))
-        for name in ("tmp", "run", "root", str(ROOT).lstrip("/")):
-            mount("-t", "tmpfs", "tmpfs", str(self.root / name))
-            (self.root / name).chmod(0o1777 if name == "tmp" else 0o755)
-        self.as_root("useradd", "--create-home", "--home-dir", HOME, "--shell", "/bin/sh", USER)
-        for path in (self.root / HOME.lstrip("/")).iterdir():  # from /etc/skel
-            path.unlink()
-
-    def as_root(self, *words: str) -> str:
-        done = subprocess.run(
-            ["chroot", str(self.root), *words], capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            raise SystemExit(f"{' '.join(words)} failed:\n{done.stdout}{done.stderr}")
-        return done.stdout
-
-    def words(self, *command: str, **variables: str) -> list[str]:
-        """A command line that runs as the user, with a login's environment and no more."""
-        passed = {name: value for name, value in os.environ.items() if PASSED_ON.fullmatch(name)}
-        path = f"{HOME}/.local/bin:/usr/local/bin:/usr/bin:/bin"
-        given = {**passed, "HOME": HOME, "USER": USER, "PATH": path, "LANG": "C.UTF-8", **variables}
-        settings = [f"{name}={value}" for name, value in given.items()]
-        user = ["chroot", f"--userspec={USER}:{USER}", str(self.root), "env", "-i", "-C", HOME]
-        return [*user, *settings, *command]
-
-    def as_user(self, *command: str, **variables: str) -> str:
-        words = self.words(*command, **variables)
-        done = subprocess.run(words, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
-        return done.stdout
-
-    def path(self, inside: str) -> Path:
-        return self.root / inside.lstrip("/")
-
-    def files(self) -> set[str]:
-        """All that differs from the system, but for records of the package manager."""
-        found = set()
-        for path in self._upper.rglob("*"):
-            name = str(path.relative_to(self._upper))
-            # A folder of the system is here too once something was made in it.
-            if not RECORDS.match(name) and not (path.is_dir() and Path("/", name).is_dir()):
-                found.add(name)
-        return found | {str(p.relative_to(self.root)) for p in self.path("/tmp").rglob("*")}
-
-
-def mount(*words: str) -> None:
-    subprocess.run(["mount", *words], check=True)
 
 
 def main() -> int:
@@ -146,7 +76,7 @@ def check(args: argparse.Namespace, folder: Path, stack: ExitStack) -> int:
     bundles = args.bundle, args.next
     if not args.bundle:
         with step("build the bundle, twice"):
-            new = next_version()
+            new = next_version(this_version())
             bundles = tuple(
                 build_bundle.build(folder / f"built-{v or 'this'}", v, folder / "root.pub")
                 for v in ("", new)
@@ -168,12 +98,21 @@ def check(args: argparse.Namespace, folder: Path, stack: ExitStack) -> int:
     problems = [f"{text} is more than 90 MB" for text, size in said if size > LARGEST_INSTALLER]
 
     clean = Clean(folder)
-    with step("a clean root and a new user"):
+    stack.callback(clean.end_all)
+    with step("a clean root and a new user, who is logged in"):
         clean.make()
         before = clean.files()
-    problems += per_user(clean, archive, server, new, stack)
+        session = stack.enter_context(clean.session())
+        if not session:
+            print("    no systemd for a user starts here: foxden service is started by hand")
+    user = User(clean, server, keys / "signing.key", session, stack)
+    problems += user.installs(archive)
+    problems += user.draws()
+    problems += user.updates(new)
+    problems += user.is_spared_a_broken_update(bundles[1], new)
+    problems += user.uninstalls()
     problems += report_rest(clean, before, "per-user installation")
-    problems += debian(clean, deb)
+    problems += debian(clean, deb, session)
     problems += report_rest(clean, before, "package")
     for problem in problems:
         print(f"PROBLEM: {problem}")
@@ -181,99 +120,198 @@ def check(args: argparse.Namespace, folder: Path, stack: ExitStack) -> int:
     return 1 if problems else 0
 
 
-def per_user(clean: Clean, archive: Path, server: Path, new: str, stack: ExitStack) -> list[str]:
-    """Install for the user, join, draw, update, draw, uninstall; returns what went wrong."""
-    problems = []
-    with step("unpack and install.sh"):
-        shutil.copy(archive, clean.path("/tmp"))
-        clean.as_user("tar", "-C", "/tmp", "-xf", f"/tmp/{archive.name}")
-        print("   ", clean.as_user("/tmp/foxden/install.sh").replace("\n", "\n    ").strip())
-        for name in ("foxden", archive.name):
-            clean.as_root("rm", "-r", f"/tmp/{name}")
-    program = f"{HOME}/.local/bin/foxden"
-    for words in (["--version"], ["agent", "--help"], ["broker", "--help"], ["up", "--help"]):
-        seconds = cpu_seconds(clean.words(program, *words))
-        print(f"    foxden {' '.join(words)}: {seconds:.2f} s of processor time")
-        if seconds > SLOWEST_START:
-            problems.append(f"foxden {words[0]} took {seconds:.2f} s to start")
-    plan = json.loads(clean.as_user(program, "engine", "install", "--dry-run", "--json"))["plan"]
-    print(f"    the engine: {plan['name']}, {plan['download'] / 1e6:.0f} MB to download")
-    with step("foxden engine install"):
-        clean.as_user(program, "engine", "install", "--yes")
-    told = json.loads(clean.as_user(program, "engine", "status", "--json"))
-    print(f"    torch {told['torch']} in {told['python']}: {told['bytes'] / 1e6:.0f} MB on disk")
-    with step("foxden doctor"):
-        findings = subprocess.run(
-            clean.words(program, "doctor", "--json"), capture_output=True, check=False
+class User:
+    """One user without root, from the archive to the uninstallation. Each step says what went
+    wrong; where the next ones could not be taken, it raises SystemExit."""
+
+    def __init__(
+        self, clean: Clean, server: Path, key: Path, session: bool, stack: ExitStack
+    ) -> None:
+        self._clean, self._server, self._key, self._session = clean, server, key, session
+        self._broker = stack.enter_context(broker_running())
+        self._url = stack.enter_context(served(server))
+        self._program = f"{HOME}/.local/bin/foxden"
+        self._folder = clean.path(f"{HOME}/.local/share/foxden/program")
+
+    def installs(self, archive: Path) -> list[str]:
+        clean, program = self._clean, self._program
+        problems = []
+        settings = clean.path(f"{HOME}/.config/foxden/environment")
+        clean.as_user("mkdir", "-p", str(Path(HOME, ".config/foxden")))
+        settings.write_text(f"FOXDEN_UPDATE_URL={self._url}\n")
+        with step("unpack and install.sh"):
+            shutil.copy(archive, clean.path("/tmp"))
+            clean.as_user("tar", "-C", "/tmp", "-xf", f"/tmp/{archive.name}")
+            print("   ", clean.as_user("/tmp/foxden/install.sh").replace("\n", "\n    ").strip())
+            for name in ("foxden", archive.name):
+                clean.as_root("rm", "-r", f"/tmp/{name}")
+        if not self._session:
+            words = clean.words(program, "service", FOXDEN_UPDATE_URL=self._url)
+            subprocess.Popen(words, stdin=subprocess.DEVNULL, start_new_session=True)
+        for words in (["--version"], ["agent", "--help"], ["broker", "--help"], ["up", "--help"]):
+            seconds = cpu_seconds(clean.words(program, *words))
+            print(f"    foxden {' '.join(words)}: {seconds:.2f} s of processor time")
+            if seconds > SLOWEST_START:
+                problems.append(f"foxden {words[0]} took {seconds:.2f} s to start")
+        told = clean.as_user(program, "engine", "install", "--dry-run", "--json")
+        plan = json.loads(told)["plan"]
+        print(f"    the engine: {plan['name']}, {plan['download'] / 1e6:.0f} MB to download")
+        with step("foxden engine install"):
+            clean.as_user(program, "engine", "install", "--yes")
+        told = json.loads(clean.as_user(program, "engine", "status", "--json"))
+        print(
+            f"    torch {told['torch']} in {told['python']}: {told['bytes'] / 1e6:.0f} MB on disk"
         )
-        lines = json.loads(findings.stdout)["findings"]
-        problems += [one["found"] for one in lines if one["level"] == "problem"]
+        return problems
 
-    broker = stack.enter_context(broker_running())
-    url = stack.enter_context(served(server))
-    with step("the service, until it is online"):
-        service = join_and_start(clean, program, broker, url)
-        stack.callback(end, service)
-        wait_for(lambda: cards_of(broker), 120, "the agent did not come online")
-    with step("the demo picture through the broker"):
-        draw(broker)
-    with step(f"foxden update: {new} is downloaded and made ready"):
-        told = clean.as_user(program, "update", "--json", FOXDEN_UPDATE_URL=url)
-        print(f"    {json.loads(told)['text']}")
-    folder = clean.path(f"{HOME}/.local/share/foxden/program")
-    known = partial(read_json, folder / "updates.json")
-    with step(f"the service tries {new}, and it gets online"):
-        wait_for(lambda: "updated" in known().get("said", ""), 120, f"{new} was not taken")
-        wait_for(lambda: cards_of(broker), 60, "the new version is not online")
-    with step("the demo picture again"):
-        draw(broker)
-    version = clean.as_user(program, "--version").strip()
-    if version != new:
-        problems.append(f"after the update foxden says it is {version}")
-    listed = sorted(path.name for path in (folder / "versions").iterdir())
-    print(f"    versions that lie there: {', '.join(listed)}")
-    with step("uninstall.sh --purge, while it runs"):
-        script = f"{HOME}/.local/share/foxden/program/current/uninstall.sh"
-        print("   ", clean.as_user(script, "--purge").strip())
-        if service.poll() is None:
-            try:
-                service.wait(10)
-            except subprocess.TimeoutExpired:
-                problems.append("the service still runs after its uninstallation")
-    return problems
+    def draws(self) -> list[str]:
+        """Join by a link while the service runs; it goes online by itself."""
+        clean, broker = self._clean, self._broker
+        with step("foxden join, and the service goes online"):
+            words = [sys.executable, "-m", "foxden", "join-link", "--json"]
+            given = {"FOXDEN_URL": broker["url"], "FOXDEN_TOKEN": broker["token"]}
+            made = subprocess.run(
+                words, env={**os.environ, **given}, capture_output=True, check=True
+            )
+            link = json.loads(made.stdout)["text"]
+            said = clean.as_user(self._program, "join", link, "--yes")
+            print("   ", said.replace("\n", "\n    ").strip())
+            wait_for(lambda: cards_of(broker), 120, "the agent did not come online")
+        with step("foxden doctor"):
+            findings = subprocess.run(
+                clean.words(self._program, "doctor", "--json"), capture_output=True, check=False
+            )
+            lines = json.loads(findings.stdout)["findings"]
+            for one in lines:
+                print(f"    {one['level']}: {one['found']}")
+        with step("the demo picture through the broker"):
+            draw(broker)
+        return [one["found"] for one in lines if one["level"] == "problem"]
+
+    def updates(self, new: str) -> list[str]:
+        self._takes(new)
+        with step(f"the service tries {new}, and it gets online"):
+            wait_for(lambda: "updated" in self._known()["said"], 300, f"{new} was not taken")
+            print(f"    {self._known()['said']}")
+            wait_for(lambda: cards_of(self._broker), 60, "the new version is not online")
+        with step("the demo picture again"):
+            draw(self._broker)
+        return self._runs(new)
+
+    def is_spared_a_broken_update(self, bundle: Path, good: str) -> list[str]:
+        """One that starts, and whose agent cannot: a library was left out of it."""
+        bad = next_version(good)
+        with step(f"{bad} is packed, without the library grpc"):
+            self._server.joinpath("release.json").unlink()
+            made = self._server.parent / "broken/foxden"
+            shutil.copytree(bundle, made, symlinks=True)
+            inside = made / "_internal"
+            (inside / f"foxden-{good}.dist-info").rename(inside / f"foxden-{bad}.dist-info")
+            about = inside / f"foxden-{bad}.dist-info/METADATA"
+            about.write_text(about.read_text().replace(f"Version: {good}", f"Version: {bad}", 1))
+            shutil.rmtree(inside / "grpc")
+            build_deb.archive(made, bad, self._server, 1)
+            shutil.rmtree(made.parent)
+            words = ["release", str(self._key), str(self._server), "--version", bad]
+            sign_release.main(words)
+        self._takes(bad)
+        with step(f"the service tries {bad}, and goes back to {good}"):
+            wait_for(lambda: self._blame(bad), 300, f"{bad} was not given up, or nobody blamed")
+            print(f"    {self._known()['said']}")
+            wait_for(lambda: cards_of(self._broker), 60, f"{good} is not online again")
+        with step("the demo picture, with the version before"):
+            draw(self._broker)
+        problems = self._runs(good)
+        if self._known()["ready"] or self._known()["trial"]:
+            problems.append(f"{bad} would be started again at once: {self._known()}")
+        return problems
+
+    def uninstalls(self) -> list[str]:
+        with step("uninstall.sh --purge, while it runs"):
+            script = f"{HOME}/.local/share/foxden/program/current/uninstall.sh"
+            print("   ", self._clean.as_user(script, "--purge").strip())
+        if cards_of(self._broker):
+            return ["the broker was not told that the machine left"]
+        return []
+
+    def _takes(self, version: str) -> None:
+        """Also where the service has begun to fetch it, which looks by itself after some minutes."""
+        with step(f"foxden update: {version} is downloaded and made ready"):
+            words = self._clean.words(
+                self._program, "update", "--json", FOXDEN_UPDATE_URL=self._url
+            )
+            done = subprocess.run(words, capture_output=True, text=True, check=False)
+            told = json.loads(done.stdout)
+            text = told.get("error", told)["text"]
+            print(f"    {text}")
+            if done.returncode and "is being fetched already" not in text:
+                raise SystemExit(f"{version} cannot be had: {text}")
+
+    def _known(self) -> dict[str, Any]:
+        return {"said": "", "tried": [], **read_json(self._folder / "updates.json")}
+
+    def _blame(self, version: str) -> bool:
+        """Whether a version was tried, and the one before got online where it did not."""
+        return any(t["version"] == version and t["failures"] for t in self._known()["tried"])
+
+    def _runs(self, version: str) -> list[str]:
+        """Whether it is this version in every respect: the command, the service, its agent."""
+        listed = sorted(path.name for path in (self._folder / "versions").iterdir())
+        print(f"    versions that lie there: {', '.join(listed)}")
+        problems = []
+        said = self._clean.as_user(self._program, "--version").strip()
+        if said != version:
+            problems.append(f"foxden says it is {said}, not {version}")
+        program = f"{HOME}/.local/share/foxden/program/versions/{version}/foxden"
+        running = self._clean.programs()
+        if set(running.values()) != {program} or len(running) < 2:
+            problems.append(f"not (only) {version} runs: {running}")
+        if self._session:
+            state = self._clean.as_user("systemctl", "--user", "is-active", "foxden").strip()
+            print(f"    the unit is {state}")
+        return problems
 
 
-def join_and_start(
-    clean: Clean, program: str, broker: dict[str, str], url: str
-) -> subprocess.Popen[bytes]:
-    """Join by a link, and start the service as autostart would."""
-    words = [sys.executable, "-m", "foxden", "join-link", "--json"]
-    given = {"FOXDEN_URL": broker["url"], "FOXDEN_TOKEN": broker["token"]}
-    made = subprocess.run(words, env={**os.environ, **given}, capture_output=True, check=True)
-    clean.as_user(program, "join", json.loads(made.stdout)["text"], "--yes")
-    words = clean.words(program, "service", "--", "--device", "cpu", FOXDEN_UPDATE_URL=url)
-    return subprocess.Popen(words, stdin=subprocess.DEVNULL, start_new_session=True)
-
-
-def debian(clean: Clean, deb: Path) -> list[str]:
-    """Install the package, start it, take it away again."""
+def debian(clean: Clean, deb: Path, session: bool) -> list[str]:
+    """Install the package, start it, install it over itself, take it away again."""
     shutil.copy(deb, clean.path("/tmp"))
+    problems = []
     with step("dpkg -i"):
         clean.as_root("dpkg", "-i", f"/tmp/{deb.name}")
-    (clean.path("/tmp") / deb.name).unlink()
     version = clean.as_user("foxden", "--version").strip()
     print(f"    /usr/bin/foxden says {version}; {clean.as_user('foxden', 'update').strip()}")
-    unit = clean.path("/usr/lib/systemd/user/foxden.service").read_text()
-    problems = [] if "ExecStart=/usr/bin/foxden service" in unit else ["the unit starts nothing"]
-    with step("dpkg -P"):
+
+    def runs() -> bool:
+        return len(clean.programs()) >= 2  # the service and its agent
+
+    if session:
+        with step("systemctl --user enable --now foxden"):
+            clean.as_user("systemctl", "--user", "enable", "--now", "foxden")
+            wait_for(runs, 30, "the unit starts nothing")
+        before = set(clean.programs())
+        with step("dpkg -i over it, while it runs"):
+            clean.as_root("dpkg", "-i", f"/tmp/{deb.name}")
+            wait_for(runs, 30, "the user's service did not come back")
+        if before & set(clean.programs()):
+            problems.append("what ran before the update of the package still runs")
+    (clean.path("/tmp") / deb.name).unlink()
+    with step("/usr/lib/foxden/uninstall.sh --purge"):
+        print("   ", clean.as_user("/usr/lib/foxden/uninstall.sh", "--purge").strip())
+    words = clean.words("foxden", "service", FOXDEN_HOME="/tmp/other")
+    subprocess.Popen(words, stdin=subprocess.DEVNULL, start_new_session=True)
+    wait_for(runs, 30, "foxden service does not start")
+    with step("dpkg -P, while a service runs that was started by hand"):
         clean.as_root("dpkg", "-P", "foxden")
+    shutil.rmtree(clean.path("/tmp/other"))
     return problems
 
 
 def report_rest(clean: Clean, before: set[str], what: str) -> list[str]:
     rest = sorted(clean.files() - before)
     print(f"    left of the {what}: {', '.join(rest[:20]) or 'nothing'}")
-    return [f"the {what} left {len(rest)} files and folders: {rest[0]} …"] if rest else []
+    problems = [f"the {what} left {len(rest)} files and folders: {rest[0]} …"] if rest else []
+    running = [told for told in clean.processes().values() if "foxden" in told]
+    return problems + [f"{told}, of the {what}, still runs" for told in running]
 
 
 @contextmanager
@@ -360,17 +398,15 @@ def read_json(path: Path) -> dict[str, Any]:
     return told
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
+def next_version(version: str) -> str:
+    head, _, last = version.rpartition(".")
+    return f"{head}.{int(last) + 1}"
 
 
-def next_version() -> str:
-    found = re.search(
-        r'^version = "(\d+\.\d+\.)(\d+)"$', (ROOT / "pyproject.toml").read_text(), re.M
-    )
+def this_version() -> str:
+    found = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.M)
     assert found is not None
-    return f"{found[1]}{int(found[2]) + 1}"
+    return found[1]
 
 
 if __name__ == "__main__":

@@ -61,10 +61,12 @@ NEEDED = {
     "trayer": "trayer",  # the tray: a panel, a hand, a camera, and GTK's bindings
     "xdotool": "xdotool",
     "imagemagick": "import",
+    "gnome-keyring": "gnome-keyring-daemon",  # where a machine's key is kept
     "python3-gi": "/usr/lib/python3/dist-packages/gi",
     "gir1.2-gtk-3.0": "/usr/lib/*/girepository-1.0/Gtk-3.0.typelib",
     "binutils": "objdump",  # PyInstaller looks into libraries with it
     "xz-utils": "xz",
+    "systemd": "/lib/systemd/systemd",  # the user's unit
     "nsis": "makensis",  # the Windows installer
 }
 

@@ -36,20 +36,6 @@ Description: your own graphics cards as one private image endpoint
  it. This package is the small part; what draws the pictures is downloaded for
  the card that is here by `foxden engine install`, into the user's own folder.
 """
-PRERM = """\
-#!/bin/sh
-set -e
-# Before files go or are replaced: a running one would look for them. Users' units start it again.
-pids=$(pgrep -f '^/usr/lib/foxden/foxden' || true)
-if [ -n "$pids" ]; then
-    kill $pids 2>/dev/null || true
-    for wait in 1 2 3 4 5 6 7 8 9 10; do
-        pgrep -f '^/usr/lib/foxden/foxden' >/dev/null || break
-        sleep 0.5
-    done
-fi
-exit 0
-"""
 
 
 def main() -> int:
@@ -78,9 +64,9 @@ def version_of(bundle: Path) -> str:
 def complete(bundle: Path) -> None:
     """Put the scripts, the texts and the icon into the bundle's folder."""
     (bundle / "share").mkdir(exist_ok=True)
-    for name in ("foxden.desktop", "foxden.service", "foxden.png"):
+    for name in ("foxden.desktop", "foxden-screen.desktop", "foxden.service", "foxden.png"):
         shutil.copy(HERE / name, bundle / "share")
-    for name in ("install.sh", "uninstall.sh"):
+    for name in ("install.sh", "uninstall.sh", "stop.sh"):
         shutil.copy2(HERE / name, bundle)
 
 
@@ -117,8 +103,9 @@ def deb(bundle: Path, version: str, out: Path, level: int) -> Path:
             glibc=os.confstr("CS_GNU_LIBC_VERSION").split()[-1],  # type: ignore[union-attr]
         )
         (tree / "DEBIAN/control").write_text(control)
-        (tree / "DEBIAN/prerm").write_text(PRERM)
-        (tree / "DEBIAN/prerm").chmod(0o755)
+        (tree / "DEBIAN/conffiles").write_text("/etc/xdg/autostart/foxden.desktop\n")
+        for name in ("prerm", "postinst"):
+            shutil.copy2(HERE / name, tree / "DEBIAN")
         for one in (tree, *tree.rglob("*")):
             if not one.is_symlink():
                 one.chmod(0o755 if one.is_dir() or os.access(one, os.X_OK) else 0o644)
@@ -141,6 +128,7 @@ def lay_out(bundle: Path, tree: Path) -> None:
     share = tree / LIB / "share"
     for source, target in (
         ("foxden.desktop", "usr/share/applications/foxden.desktop"),
+        ("foxden-screen.desktop", "etc/xdg/autostart/foxden.desktop"),
         ("foxden.service", "usr/lib/systemd/user/foxden.service"),
         ("foxden.png", "usr/share/icons/hicolor/256x256/apps/foxden.png"),
     ):

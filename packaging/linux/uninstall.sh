@@ -20,7 +20,8 @@ data=${XDG_DATA_HOME:-$HOME/.local/share}
 config=${XDG_CONFIG_HOME:-$HOME/.config}
 home=${FOXDEN_HOME:-$data/foxden}
 program=$data/foxden/program
-foxden=$(cd "$(dirname "$0")" && pwd)/foxden
+here=$(cd "$(dirname "$0")" && pwd)
+foxden=$here/foxden
 
 case ${home%/} in
     "" | "${HOME%/}")
@@ -45,16 +46,12 @@ fi
 rm -f "$config/autostart/foxden.desktop" "$data/applications/foxden.desktop" \
     "$data/icons/hicolor/256x256/apps/foxden.png" "$HOME/.local/bin/foxden"
 # What still runs of it: the service stops its agent, and that its engine.
-[ ! -x "$foxden" ] || "$foxden" service --stop --home "$home" || true
-running() { pgrep -u "$(id -u)" -f "^($program|/usr/lib/foxden)/[^ ]*foxden" 2>/dev/null || true; }
-for pid in $(running); do kill "$pid" 2>/dev/null || true; done
-waited=0
-while [ -n "$(running)" ] && [ $waited -lt 20 ]; do sleep 0.5; waited=$((waited + 1)); done
-for pid in $(running); do kill -9 "$pid" 2>/dev/null || true; done
+"$here/stop.sh" "$program" || true
+[ "$here" != /usr/lib/foxden ] || "$here/stop.sh" "$here" || true
 if [ $purge = yes ] && [ -x "$foxden" ]; then
     # Leaves the pools (their brokers hear of it) and takes the keys out of the keyring. Without a
     # network the broker is not told; the keys go all the same.
-    "$foxden" leave --all --home "$home" >/dev/null 2>&1 || true
+    "$foxden" leave --all --home "$home" >/dev/null || true
 fi
 rm -rf "$program"
 if [ $purge = yes ]; then

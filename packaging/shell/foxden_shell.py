@@ -12,10 +12,12 @@ import runpy
 import sys
 
 _CHILDREN = ("foxden", "foxden_agent", "foxden_broker")
+_LOADER = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "DYLD_FRAMEWORK_PATH")
 
 
 def main() -> int:
     multiprocessing.freeze_support()
+    _give_back_environment()
     if sys.stdout is None or sys.stderr is None:  # Windows, started without a console
         nowhere = open(os.devnull, "w")  # noqa: SIM115 -- for as long as the program lives
         sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere
@@ -27,6 +29,20 @@ def main() -> int:
     from foxden.cli.main import main as command
 
     return command()
+
+
+def _give_back_environment() -> None:
+    """Take PyInstaller's out of it, which has done its work in this process. With it the browser
+    that is to show the page would load the bundle's libraries in place of its system's. All or
+    nothing: a child of ours that finds _PYI_* relies on the rest."""
+    for name in _LOADER:
+        own = os.environ.get(f"{name}_ORIG", "")
+        if own:
+            os.environ[name] = own
+        else:
+            os.environ.pop(name, None)
+    for name in [name for name in os.environ if name.startswith("_PYI_")]:
+        del os.environ[name]
 
 
 if __name__ == "__main__":

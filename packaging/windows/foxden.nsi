@@ -1,10 +1,11 @@
 ; The Windows installer: for one user, no administrator's rights, no console window.
 ;
-;   foxden-VERSION-windows-x86_64-setup.exe [/S] [/JOIN=<link>] [/NOSTART] [/D=C:\folder]
+;   foxden-VERSION-windows-x86_64-setup.exe [/S] [/JOIN=<link>] [/FETCHENGINE] [/NOSTART] [/D=C:\folder]
 ;   uninstall.exe [/S] [/PURGE]
 ;
 ; Compiled by packaging/windows/build_installer.py, which defines VERSION, PAYLOAD (the bundle's
-; folder) and OUT. Exit codes: 0 done, 1 cancelled, 2 a file could not be replaced, 3 not joined.
+; folder) and OUT. Exit codes: 0 done, 1 cancelled, 2 a file could not be replaced, 3 not joined: then
+; the reason is on the last page, and in join-failed.txt of the folder that it was installed into.
 
 Unicode true
 Target amd64-unicode
@@ -34,20 +35,25 @@ VIAddVersionKey FileDescription "Foxden's installer"
 VIAddVersionKey FileVersion "${VERSION}"
 VIAddVersionKey LegalCopyright "Apache-2.0"
 
+Var Join
+Var FetchEngine
+Var NoStart
+Var LastWords
+
 !define MUI_ICON "foxden.ico"
 !define MUI_UNICON "foxden.ico"
 !define MUI_FINISHPAGE_RUN "$INSTDIR\current\foxdenw.exe"
 !define MUI_FINISHPAGE_RUN_PARAMETERS "service"
 !define MUI_FINISHPAGE_RUN_TEXT "Start Foxden now"
+!define MUI_FINISHPAGE_TITLE_3LINES
+!define MUI_FINISHPAGE_TEXT_LARGE
+!define MUI_FINISHPAGE_TEXT "$LastWords"
 !insertmacro MUI_PAGE_DIRECTORY
 !insertmacro MUI_PAGE_INSTFILES
 !insertmacro MUI_PAGE_FINISH
 !insertmacro MUI_UNPAGE_CONFIRM
 !insertmacro MUI_UNPAGE_INSTFILES
 !insertmacro MUI_LANGUAGE "English"
-
-Var Join
-Var NoStart
 
 ; The service hands over what is being drawn and ends; what does not answer is ended.
 !macro StopFoxden
@@ -97,10 +103,39 @@ FunctionEnd
 Function .onInit
     ${GetParameters} $0
     Call ReadJoin
+    StrCpy $LastWords "Foxden ${VERSION} is installed. Its page in the browser shows what is to be done next."
+    ClearErrors
+    ${GetOptions} $0 "/FETCHENGINE" $1
+    ${IfNot} ${Errors}
+        StrCpy $FetchEngine "--fetch-engine"
+    ${EndIf}
     ClearErrors
     ${GetOptions} $0 "/NOSTART" $1
     ${IfNot} ${Errors}
         StrCpy $NoStart "yes"
+    ${EndIf}
+FunctionEnd
+
+; Why `foxden join` failed: its exit code is in $0 (or what nsExec says instead), its words in $1.
+Function SayNotJoined
+    SetErrorLevel 3
+    StrCpy $2 $1 8
+    ${If} $2 == "foxden: "
+        StrCpy $1 $1 "" 8
+    ${EndIf}
+    ${If} $0 == "timeout"
+        StrCpy $1 "The pool did not answer within two minutes. $1"
+    ${ElseIf} $0 == "error"
+        StrCpy $1 "$INSTDIR\current\foxden.exe could not be started."
+    ${ElseIf} $1 == ""
+        StrCpy $1 "foxden join ended with code $0."
+    ${EndIf}
+    StrCpy $LastWords "Foxden ${VERSION} is installed, but this PC has not joined the pool.$\r$\n$\r$\n$1$\r$\nStart Foxden, and give its page in the browser a link that is good."
+    ClearErrors
+    FileOpen $2 "$INSTDIR\join-failed.txt" w
+    ${IfNot} ${Errors}
+        FileWriteUTF16LE /BOM $2 "$LastWords$\r$\n"
+        FileClose $2
     ${EndIf}
 FunctionEnd
 
@@ -142,13 +177,14 @@ Section "Foxden"
     ${GetSize} "$INSTDIR" "/S=0K" $0 $1 $2
     WriteRegDWORD HKCU "${ARP}" "EstimatedSize" $0
 
+    Delete "$INSTDIR\join-failed.txt"
     ${If} $Join != ""
         ; The link's secret is on this command line, as it was on the installer's; it is used up by it.
-        nsExec::Exec /TIMEOUT=120000 '"$INSTDIR\current\foxden.exe" join --yes "$Join"'
+        nsExec::ExecToStack /TIMEOUT=120000 '"$INSTDIR\current\foxden.exe" join --yes $FetchEngine "$Join"'
         Pop $0
+        Pop $1
         ${If} $0 != 0
-            SetErrorLevel 3
-            MessageBox MB_ICONEXCLAMATION|MB_OK "Foxden is installed, but could not join the pool: ask for a new link, and open Foxden." /SD IDOK
+            Call SayNotJoined
         ${EndIf}
     ${EndIf}
     IfSilent 0 done
@@ -185,6 +221,7 @@ Section "Uninstall"
     RMDir /r "$INSTDIR\versions"
     RMDir /r "$INSTDIR\updates"
     Delete "$INSTDIR\updates.json"
+    Delete "$INSTDIR\join-failed.txt"
     Delete "$INSTDIR\uninstall.exe"
     RMDir "$INSTDIR"
 SectionEnd

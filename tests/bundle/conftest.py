@@ -1,14 +1,17 @@
-"""The bundle, built once for all tests of it: about a minute."""
+"""The bundle, built once for all tests of it: about a minute; and a machine that has it."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import build_deb
 import pytest
+from clean_root import Clean
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -20,6 +23,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = [sys.executable, str(ROOT / "packaging/build_bundle.py"), "--out", str(out)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+    build_deb.complete(out / "foxden")
     return out / "foxden" / "foxden"
 
 
@@ -40,3 +44,26 @@ def call(program: Path, tmp_path: Path) -> Callable[..., subprocess.CompletedPro
         )
 
     return run
+
+
+@pytest.fixture(scope="module")
+def machine(program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clean]:
+    """A root of its own where the package is installed, and a user with a systemd is logged in."""
+    folder = tmp_path_factory.mktemp("machine")
+    words = ["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", str(folder)]
+    if subprocess.run(words, capture_output=True, check=False).returncode:
+        pytest.skip("a root folder of its own can only be made by root")
+    clean = Clean(folder)
+    try:
+        clean.make()
+        build_deb.lay_out(program.parent, folder / "tree")
+        words = ["cp", "-a", "--no-preserve=ownership", f"{folder}/tree/.", str(clean.root)]
+        subprocess.run(words, check=True)
+        shutil.rmtree(folder / "tree")
+        with clean.session() as there:
+            if not there:
+                pytest.skip("no systemd for a user can be started here")
+            yield clean
+    finally:
+        clean.end_all()
+        subprocess.run(["umount", "-R", "-l", str(folder)], check=True)

@@ -26,7 +26,10 @@ def test_program_says_its_version(call: Call) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["agent", "broker", "up", "demo", "generate", "doctor", "engine", "service", "update", "pause"],
+    [
+        *("agent", "broker", "up", "demo", "generate", "doctor", "engine", "service", "update"),
+        *("pause", "join", "leave", "page", "tray", "join-link"),
+    ],
 )
 def test_command_is_there_and_starts_within_a_second(call: Call, command: str) -> None:
     before = os.times()
@@ -49,6 +52,14 @@ def test_no_torch_is_inside_and_what_makes_an_engine_is(program: Path) -> None:
     steps = Path(migrate.__file__).with_name("migrations") / "versions"
     packed = inside / "foxden_broker/store/migrations/versions"
     assert {f.name for f in packed.glob("*.py")} == {f.name for f in steps.glob("*.py")}
+
+
+def test_bundle_is_of_one_version_and_says_nothing_of_where_it_was_built(program: Path) -> None:
+    about = list((program.parent / "_internal").glob("foxden-*.dist-info"))
+    assert [path.name for path in about] == [f"foxden-{version('foxden')}.dist-info"]
+    here = str(Path(__file__).parents[2]).encode()
+    files = [path for path in program.parent.rglob("*") if path.is_file()]
+    assert [path for path in files if here in path.read_bytes()] == []
 
 
 def test_download_is_small_enough(program: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from foxden_agent.page.call import NoPage, PageCalls, Refused
-from foxden_agent.page.command import opened
+from foxden_agent.page.command import has_screen, opened
 from foxden_agent.tray import hosts, icons
 from foxden_agent.tray.menu import SEPARATOR, Entry, menu, mode, tip
 
@@ -29,6 +29,8 @@ class NoTray(Exception):
 def run(folder: Path, language: str, *, supervised: bool, wait: float = _HOST_SECONDS) -> None:
     """Show the icon until the agent ends, the owner hides it, or (with `supervised`) standard input
     closes. Raises NoTray."""
+    if not has_screen(os.environ, sys.platform):  # a panel may come later, a screen does not
+        raise NoTray("there is no screen here: `foxden page --print` says where the page is")
     os.environ["PYSTRAY_BACKEND"] = chosen = _backend(wait)
     try:
         import pystray

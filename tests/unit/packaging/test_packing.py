@@ -80,7 +80,7 @@ def test_folder_without_archives_is_no_release(
     assert "no foxden-0.2.0-PLATFORM archive" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["install.sh", "uninstall.sh"])
+@pytest.mark.parametrize("name", ["install.sh", "uninstall.sh", "stop.sh", "prerm", "postinst"])
 def test_script_is_plain_shell(name: str) -> None:
     script = ROOT / "packaging/linux" / name
     assert subprocess.run(["sh", "-n", str(script)], check=False).returncode == 0

@@ -173,3 +173,16 @@ def test_screen_that_does_not_answer_x_one_sentence_and_the_end(tmp_path: Path) 
     )
     assert done.returncode == 1
     assert "NoTray: no panel of this desktop shows icons" in done.stderr
+
+
+def test_no_screen_at_all_x_it_is_not_waited_for(tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from foxden_agent.tray import program\n"
+        f"program.run(Path({str(tmp_path)!r}), 'en', supervised=False)"
+    )
+    environment = {"PATH": "/usr/bin", "HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=50
+    )
+    assert done.returncode == 1
+    assert "NoTray: there is no screen here" in done.stderr
