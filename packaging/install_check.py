@@ -235,7 +235,7 @@ class User:
         return []
 
     def _takes(self, version: str) -> None:
-        """Also where the service has begun to fetch it, which looks by itself after some minutes."""
+        """Also where the service, which looks by itself after some minutes, has begun to."""
         with step(f"foxden update: {version} is downloaded and made ready"):
             words = self._clean.words(
                 self._program, "update", "--json", FOXDEN_UPDATE_URL=self._url
