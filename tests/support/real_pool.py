@@ -103,10 +103,14 @@ class Process:
         return self._process.wait(seconds)
 
     def discard(self) -> None:
+        left = self.descendants()
         with suppress(Exception):
             if self._process.poll() is None:
                 self._process.kill()
                 self._process.wait()
+        for child in left:  # a test that failed may have left an engine suspended: it cannot end
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
         for stream in (self._process.stdin, self._process.stdout):
             with suppress(OSError):
                 if stream is not None:
