@@ -256,7 +256,7 @@ class User:
 
     def _runs(self, version: str) -> list[str]:
         """Whether it is this version in every respect: the command, the service, its agent."""
-        listed = sorted(path.name for path in (self._folder / "versions").iterdir())
+        listed = sorted(path.name for path in (self._folder / "versions").glob("[0-9]*"))
         print(f"    versions that lie there: {', '.join(listed)}")
         problems = []
         said = self._clean.as_user(self._program, "--version").strip()
