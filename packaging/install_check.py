@@ -263,6 +263,10 @@ class User:
         if said != version:
             problems.append(f"foxden says it is {said}, not {version}")
         program = f"{HOME}/.local/share/foxden/program/versions/{version}/foxden"
+        # The service goes on as the new version when nobody minds, some time after its agent.
+        deadline = time.monotonic() + 120
+        while set(self._clean.programs().values()) != {program} and time.monotonic() < deadline:
+            time.sleep(0.5)
         running = self._clean.programs()
         if set(running.values()) != {program} or len(running) < 2:
             problems.append(f"not (only) {version} runs: {running}")
