@@ -256,13 +256,17 @@ class User:
 
     def _runs(self, version: str) -> list[str]:
         """Whether it is this version in every respect: the command, the service, its agent."""
-        listed = sorted(path.name for path in (self._folder / "versions").iterdir())
+        listed = sorted(path.name for path in (self._folder / "versions").glob("[0-9]*"))
         print(f"    versions that lie there: {', '.join(listed)}")
         problems = []
         said = self._clean.as_user(self._program, "--version").strip()
         if said != version:
             problems.append(f"foxden says it is {said}, not {version}")
         program = f"{HOME}/.local/share/foxden/program/versions/{version}/foxden"
+        # The service goes on as the new version when nobody minds, some time after its agent.
+        deadline = time.monotonic() + 120
+        while set(self._clean.programs().values()) != {program} and time.monotonic() < deadline:
+            time.sleep(0.5)
         running = self._clean.programs()
         if set(running.values()) != {program} or len(running) < 2:
             problems.append(f"not (only) {version} runs: {running}")
