@@ -11,8 +11,8 @@ from typing import Any
 import grpc
 from starlette.websockets import WebSocketDisconnect
 
-from foxden_broker.http_api import serve_link
 from foxden_broker.joining.removal import remove
+from foxden_broker.link_door import serve_link
 from foxden_broker.replicas import Replicas
 from foxden_proto.v1 import peer_pb2 as pb
 from foxden_proto.v1 import peer_pb2_grpc as pb_grpc

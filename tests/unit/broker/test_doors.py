@@ -14,7 +14,7 @@ import uvicorn
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 
-from foxden_broker import http_api
+from foxden_broker import http_api, link_door
 from foxden_broker.metrics import Metrics
 from foxden_proto import proofs
 from foxden_proto.v1 import link_pb2 as pb
@@ -38,7 +38,7 @@ def keeper() -> Keeper:
 
 @pytest_asyncio.fixture
 async def port(keeper: Any, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
-    monkeypatch.setattr(http_api, "_MOST_ARRIVING", 2)
+    monkeypatch.setattr(link_door, "_MOST_ARRIVING", 2)
     app = http_api.create({}, keeper, "", Metrics(), metrics_open=False)
     config = uvicorn.Config(app, log_level="error", lifespan="off", ws="websockets-sansio")
     with socket.create_server(("127.0.0.1", 0)) as listener:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from starlette.websockets import WebSocketDisconnect
 
 from foxden_broker.account import Account
-from foxden_broker.http_api import serve_link
+from foxden_broker.link_door import serve_link
 from foxden_broker.uploads import Signer
 from foxden_proto import limits
 from foxden_proto.problems import Problem, Reason
