@@ -6,6 +6,7 @@ import asyncio
 import importlib.util
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from foxden_agent.installing import environment
 from foxden_agent.installing.environment import EngineInstaller, InstallPlan
@@ -13,6 +14,7 @@ from foxden_agent.installing.shell import frozen
 from foxden_agent.installing.torch_builds import Refusal
 from foxden_agent.installing.uv_run import InstallFailed
 from foxden_agent.page.plugs import CannotInstall, Part, Progress
+from foxden_agent.updating import gently
 
 
 class _Cancelled(Exception):
@@ -44,7 +46,8 @@ class EngineForPage:
     async def install(self, tell: Callable[[Progress], None]) -> None:
         """Fetch and install it; goes on where it was broken off. Raises CannotInstall.
 
-        Where it is cancelled, uv is ended before this returns.
+        At the lowest priority: whoever uses the PC meanwhile is not to feel it. Where it is
+        cancelled, uv is ended before this returns.
         """
         plan = await self._planned()
         loop, stop = asyncio.get_running_loop(), threading.Event()
@@ -55,7 +58,13 @@ class EngineForPage:
             shown = Progress(progress.text, progress.done, progress.total)
             loop.call_soon_threadsafe(tell, shown)
 
-        working = asyncio.ensure_future(asyncio.to_thread(self._installer.install, plan, told))
+        def install() -> None:
+            gently.this_thread()
+            self._installer.install(plan, told)
+
+        # A thread of its own: what gives way once does so for good.
+        thread = ThreadPoolExecutor(1, "engine's installation")
+        working = loop.run_in_executor(thread, install)
         try:
             await asyncio.shield(working)
         except InstallFailed as error:
@@ -64,6 +73,8 @@ class EngineForPage:
             stop.set()
             await asyncio.gather(working, return_exceptions=True)
             raise
+        finally:
+            thread.shutdown(wait=False)
 
     async def _planned(self) -> InstallPlan:
         plan = await asyncio.to_thread(self._installer.plan)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
+import threading
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,8 +26,11 @@ class Slow(EngineInstaller):
 
     ended = False
     fails = False
+    priority = 0
 
     def install(self, plan: InstallPlan, progress=lambda told: None) -> Status:  # type: ignore[no-untyped-def]
+        if sys.platform == "linux":
+            self.priority = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
         try:
             for done in range(100_000):
                 if self.fails:
@@ -74,6 +80,17 @@ async def test_progress_comes_on_the_loop_and_cancelling_waits_for_the_end(tmp_p
         await running
     assert one.ended
     assert seen[0] == plugs.Progress("torch", 0, 100_000)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="priorities as Linux tells them")
+async def test_installation_gives_way_to_whatever_the_owner_does(tmp_path: Path) -> None:
+    one = slow(tmp_path)
+    one.fails = True
+    for _ in range(2):
+        with pytest.raises(CannotInstall):
+            await page(one).install(lambda told: None)
+    assert one.priority == 19
+    assert os.getpriority(os.PRIO_PROCESS, 0) < 19
 
 
 async def test_failure_is_the_pages_own_error_with_the_way_on(tmp_path: Path) -> None:
