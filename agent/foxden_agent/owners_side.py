@@ -122,7 +122,7 @@ async def first_run(side: OwnersSide, shown: Shown, timers: Timers) -> Membershi
 
 def _checks(side: OwnersSide) -> Callable[[Membership], Awaitable[Sequence[Finding]]]:
     async def check(membership: Membership) -> Sequence[Finding]:
-        facts = await asyncio.to_thread(gather, side.home, side.models_folder, membership.broker)
+        facts = await asyncio.to_thread(gather, side.home, side.models_folder, [membership.broker])
         return [one for one in judge(facts) if one.subject != "agent"]
 
     return check

@@ -29,7 +29,11 @@ class DoctorCommand:
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
         add = parser.add_argument
-        add("--broker", metavar="URL", help="call this broker too (FOXDEN_URL)")
+        add(
+            "--broker",
+            metavar="URL",
+            help="call this broker (FOXDEN_URL; those of the pools it has joined)",
+        )
         add("--models", type=Path, metavar="DIR", help="the model folder (models/ in the home)")
         text = "also write a zip for whoever helps you: findings, versions, logs; no tokens"
         add("--bundle", type=Path, metavar="FILE", help=text)
@@ -38,15 +42,16 @@ class DoctorCommand:
         from foxden_agent.doctor import bundle
         from foxden_agent.doctor.facts import gather
         from foxden_agent.doctor.judging import Level, judge, worst
+        from foxden_agent.joining.pools import pools
 
         url = args.broker or os.environ.get("FOXDEN_URL")
+        folder = home(args.home)
         try:
-            broker = parse(url) if url else None
+            brokers = [parse(url)] if url else [one.address for one in pools(folder / "agent")]
         except AddressError as error:
             print(error, file=sys.stderr)
             return 2
-        folder = home(args.home)
-        facts = gather(folder, args.models or folder / "models", broker)
+        facts = gather(folder, args.models or folder / "models", brokers)
         findings = judge(facts)
         packed: list[str] = []
         if args.bundle:

@@ -16,6 +16,7 @@ import socket
 import subprocess
 import time
 import urllib.request
+from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
@@ -39,7 +40,7 @@ _TORCH_SECONDS = 120.0
 _BROKER_SECONDS = 10.0
 
 
-def gather(home: Path, models_folder: Path, broker: Address | None) -> Facts:
+def gather(home: Path, models_folder: Path, brokers: Iterable[Address]) -> Facts:
     """All of it; takes some seconds, most of them for torch."""
     count, largest, left_out = model_facts(home, models_folder)
     return Facts(
@@ -55,7 +56,7 @@ def gather(home: Path, models_folder: Path, broker: Address | None) -> Facts:
         models=count,
         largest_model=largest,
         left_out=left_out,
-        broker=broker_facts(broker) if broker is not None else None,
+        brokers=tuple(broker_facts(broker) for broker in brokers),
         agent_runs=agent_runs(home),
     )
 

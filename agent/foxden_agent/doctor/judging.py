@@ -107,7 +107,7 @@ class Facts:
     models: int = 0  # besides the demo model
     largest_model: int = 0  # bytes
     left_out: tuple[str, ...] = ()  # what lies in the model folder and can't be used, with why
-    broker: BrokerFacts | None = None  # None: nobody named one
+    brokers: tuple[BrokerFacts, ...] = ()  # that was named, or those of the pools it has joined
     agent_runs: bool = False  # from this home folder
 
 
@@ -119,7 +119,7 @@ def judge(facts: Facts) -> list[Finding]:
         *_disks(facts),
         *_memory(facts),
         *_models(facts),
-        *_broker(facts),
+        *_brokers(facts),
         *_agent(facts),
     ]
 
@@ -303,12 +303,15 @@ def _models(facts: Facts) -> Iterator[Finding]:
         yield Finding("models", Level.GOOD, f"{facts.models} besides the demo model.")
 
 
-def _broker(facts: Facts) -> Iterator[Finding]:
-    broker = facts.broker
-    if broker is None:
-        text = "No broker was named, so none was called."
+def _brokers(facts: Facts) -> Iterator[Finding]:
+    if not facts.brokers:
+        text = "No broker was named and no pool was joined, so none was called."
         yield Finding("broker", Level.ADVICE, text, "Give its address: foxden doctor --broker URL.")
-        return
+    for broker in facts.brokers:
+        yield from _broker(broker)
+
+
+def _broker(broker: BrokerFacts) -> Iterator[Finding]:
     if broker.wrong:
         yield Finding("broker", Level.PROBLEM, f"{_sentence(broker.wrong)}")
         return

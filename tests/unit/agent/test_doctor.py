@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import zipfile
 from dataclasses import replace
@@ -11,7 +12,7 @@ import pytest
 
 from foxden_agent import identity
 from foxden_agent.doctor import bundle, facts
-from foxden_agent.doctor.command import shown
+from foxden_agent.doctor.command import COMMAND, shown
 from foxden_agent.doctor.judging import (
     BrokerFacts,
     CardFacts,
@@ -26,6 +27,7 @@ from foxden_agent.doctor.judging import (
     supports,
     worst,
 )
+from foxden_agent.joining.pools import Pool, keep
 from foxden_proto.address import parse
 
 GIB = 1024**3
@@ -40,7 +42,7 @@ WELL = Facts(
     swap_total=8 * GIB,
     models=2,
     largest_model=6 * GIB,
-    broker=BrokerFacts("pool.example:7433", seconds=0.02, clock_off=0.4),
+    brokers=(BrokerFacts("pool.example:7433", seconds=0.02, clock_off=0.4),),
     agent_runs=True,
 )
 
@@ -139,40 +141,42 @@ BROKEN = [
         replace(WELL, left_out=("x is a pickle",)),
         "pickle",
     ),
-    ("no broker named", "broker", Level.ADVICE, replace(WELL, broker=None), "none was called"),
+    ("no broker named", "broker", Level.ADVICE, replace(WELL, brokers=()), "none was called"),
     (
         "broker away",
         "broker",
         Level.PROBLEM,
-        replace(WELL, broker=BrokerFacts("b:1", errors=("the gRPC port b:1 cannot be reached",))),
+        replace(
+            WELL, brokers=(BrokerFacts("b:1", errors=("the gRPC port b:1 cannot be reached",)),)
+        ),
         "cannot be reached",
     ),
     (
         "another broker answers",
         "broker",
         Level.PROBLEM,
-        replace(WELL, broker=BrokerFacts("b:1", wrong="its CA does not match the pin")),
+        replace(WELL, brokers=(BrokerFacts("b:1", wrong="its CA does not match the pin"),)),
         "does not match",
     ),
     (
         "slow network",
         "broker",
         Level.ADVICE,
-        replace(WELL, broker=BrokerFacts("b:1", seconds=3.0)),
+        replace(WELL, brokers=(BrokerFacts("b:1", seconds=3.0),)),
         "3000 ms",
     ),
     (
         "clock an hour ahead",
         "clock",
         Level.PROBLEM,
-        replace(WELL, broker=BrokerFacts("b:1", clock_off=3600.0)),
+        replace(WELL, brokers=(BrokerFacts("b:1", clock_off=3600.0),)),
         "3600 s ahead of",
     ),
     (
         "clock a minute behind",
         "clock",
         Level.ADVICE,
-        replace(WELL, broker=BrokerFacts("b:1", clock_off=-60.0)),
+        replace(WELL, brokers=(BrokerFacts("b:1", clock_off=-60.0),)),
         "60 s behind",
     ),
 ]
@@ -310,3 +314,17 @@ def test_bundle_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No such file"):
         bundle.write(target, home, WELL, judge(WELL))
     assert not list(tmp_path.glob("**/*.part"))
+
+
+def test_pc_that_has_joined_x_the_brokers_of_its_pools_are_called(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FOXDEN_URL", raising=False)
+    monkeypatch.setattr(facts, "torch_facts", lambda home: TorchFacts())
+    (tmp_path / "agent").mkdir()
+    keep(tmp_path / "agent", Pool("a", "ann", "foxden://127.0.0.1:1", "id", "k", "file", "", 1))
+    parser = argparse.ArgumentParser()
+    COMMAND.configure(parser)
+    arguments = parser.parse_args([], argparse.Namespace(home=tmp_path, json=False))
+    assert COMMAND.run(arguments) == 1
+    assert "127.0.0.1:1" in capsys.readouterr().out
