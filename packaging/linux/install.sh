@@ -53,7 +53,7 @@ mv -T "$program/.current-$$" "$program/current"
 foxden=$program/current/foxden
 ln -sfn "$foxden" "$bin/foxden"
 cp "$here/share/foxden.png" "$data/icons/hicolor/256x256/apps/foxden.png"
-sed "s|@FOXDEN@|$foxden|" "$here/share/foxden.desktop" > "$data/applications/foxden.desktop"
+sed "s|@FOXDEN@|$foxden|g" "$here/share/foxden.desktop" > "$data/applications/foxden.desktop"
 
 if systemctl --user show-environment >/dev/null 2>&1; then
     mkdir -p "$config/systemd/user"

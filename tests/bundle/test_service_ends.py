@@ -56,6 +56,13 @@ def until(what: Callable[[], object], why: str, seconds: float = 30) -> None:
         time.sleep(0.1)
 
 
+def click(machine: Clean, entry: str, **variables: str) -> str:
+    """What a desktop does with an entry; what that prints."""
+    told = machine.path(entry).read_text().splitlines()
+    (line,) = [one for one in told if one.startswith("Exec=")]
+    return machine.as_user(*shlex.split(line.removeprefix("Exec=")), **variables)
+
+
 @pytest.fixture
 def unit(machine: Clean) -> Iterator[Unit]:
     made = Unit(machine)
@@ -121,9 +128,7 @@ def test_service_that_was_there_before_the_desktop_shows_its_icon_there(
     try:
         unit.do("start")  # as at a login: before there is a screen
         until(unit.runs, "it does not start")
-        entry = machine.path("/etc/xdg/autostart/foxden.desktop").read_text()
-        (line,) = [one for one in entry.splitlines() if one.startswith("Exec=")]
-        machine.as_user(*shlex.split(line.removeprefix("Exec=")), DISPLAY=desktop.display)
+        click(machine, "/etc/xdg/autostart/foxden.desktop", DISPLAY=desktop.display)
 
         def icon() -> bool:
             return len(set(desktop.pixels(WIDTH - BAR, HEIGHT - BAR, BAR, BAR))) > 20
@@ -134,6 +139,16 @@ def test_service_that_was_there_before_the_desktop_shows_its_icon_there(
         unit.do("stop")
         machine.as_user("systemctl", "--user", "unset-environment", "DISPLAY")
         desktop.close()
+
+
+def test_entry_in_the_menu_starts_the_service_and_then_opens_the_page(
+    machine: Clean, unit: Unit
+) -> None:
+    entry = "/usr/share/applications/foxden.desktop"
+    click(machine, entry)
+    until(unit.runs, "it does not start")
+    until(lambda: "http://127.0.0.1:" in click(machine, entry), "no page is opened")
+    unit.do("stop")
 
 
 def test_update_of_the_package_ends_what_runs_of_all_users_and_starts_the_units_again(
