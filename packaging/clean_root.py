@@ -47,6 +47,8 @@ class Clean:
             mount("--rbind", f"/{name}", str(self.root / name))
             mount("--make-rslave", str(self.root / name))  # what goes here stays there
         for name in ("tmp", "run", "root", str(ROOT).lstrip("/")):
+            if not (self.root / name).is_dir():  # a checkout below one that is hidden already
+                continue
             mount("-t", "tmpfs", "tmpfs", str(self.root / name))
             (self.root / name).chmod(0o1777 if name == "tmp" else 0o755)
         self.as_root("useradd", "--create-home", "--home-dir", HOME, "--shell", "/bin/sh", USER)
@@ -129,17 +131,11 @@ class Clean:
         runtime.mkdir(parents=True, mode=0o755)
         runtime.chmod(0o700)
         os.chown(runtime, self._uid, self._uid)
-        if not MANAGER.exists():
+        groups = self._groups()
+        if not MANAGER.exists() or not groups:
             yield False
             return
         self.path("/run/systemd/system").mkdir(parents=True)  # it asks whether systemd runs here
-        groups = [_CGROUPS / name for name in ("systemd", "unified", "") if _is_tree(name)]
-        groups = [group / f"foxden-check-{os.getpid()}" for group in groups]
-        for group in groups:
-            group.mkdir()
-            for path in (group, *group.iterdir()):
-                with suppress(OSError):
-                    os.chown(path, self._uid, self._uid)
         into = [f"echo $$ > {group}/cgroup.procs;" for group in groups]
         words = ["sh", "-ec", f'{" ".join(into)} exec "$@"', "sh"]
         words += self.words(str(MANAGER), "--user")
@@ -155,6 +151,20 @@ class Clean:
             manager.wait()
             for group in groups:
                 _end_group(group)
+
+    def _groups(self) -> list[Path]:
+        """Control groups for the user, one in each tree; none where they cannot be made."""
+        trees = [_CGROUPS / name for name in ("systemd", "unified", "") if _is_tree(name)]
+        groups = [tree / f"foxden-check-{os.getpid()}" for tree in trees]
+        try:
+            for group in groups:
+                group.mkdir()
+        except OSError:
+            return []
+        for path in (path for group in groups for path in (group, *group.iterdir())):
+            with suppress(OSError):
+                os.chown(path, self._uid, self._uid)
+        return groups
 
     def _answers(self, manager: subprocess.Popen[bytes]) -> bool:
         for _ in range(50):
