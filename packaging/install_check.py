@@ -263,12 +263,16 @@ class User:
         if said != version:
             problems.append(f"foxden says it is {said}, not {version}")
         program = f"{HOME}/.local/share/foxden/program/versions/{version}/foxden"
-        # The service goes on as the new version when nobody minds, some time after its agent.
+        # The service goes on as that version when nobody minds, some time after its agent, which it
+        # starts once more then.
         deadline = time.monotonic() + 120
-        while set(self._clean.programs().values()) != {program} and time.monotonic() < deadline:
+        while True:
+            running = self._clean.programs()
+            right = set(running.values()) == {program} and len(running) > 1
+            if right or time.monotonic() > deadline:
+                break
             time.sleep(0.5)
-        running = self._clean.programs()
-        if set(running.values()) != {program} or len(running) < 2:
+        if not right:
             problems.append(f"not (only) {version} runs: {running}")
         if self._session:
             state = self._clean.as_user("systemctl", "--user", "is-active", "foxden").strip()
