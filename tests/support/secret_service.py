@@ -54,7 +54,7 @@ class SecretService:
         assert self._daemon.stdin is not None
         self._daemon.stdin.write(PASSWORD)
         self._daemon.stdin.close()
-        end = time.monotonic() + 10
+        end = time.monotonic() + 30
         while True:  # until it is there, with a keyring in it
             with suppress(Exception):
                 self.keys()
