@@ -44,23 +44,32 @@ class SecretService:
         assert self._bus.stdout is not None
         address = self._bus.stdout.readline().decode().strip()
         self.environment["DBUS_SESSION_BUS_ADDRESS"] = address
-        self._daemon = subprocess.Popen(
-            ["gnome-keyring-daemon", "--foreground", "--unlock", "--components=secrets"],
-            env=self.environment,
-            stdin=subprocess.PIPE,
-            stdout=quiet,
-            stderr=quiet,
-        )
-        assert self._daemon.stdin is not None
-        self._daemon.stdin.write(PASSWORD)
-        self._daemon.stdin.close()
-        end = time.monotonic() + 30
-        while True:  # until it is there, with a keyring in it
+        for _ in range(3):  # seen: one that never has a keyring, and the next at once
+            self._daemon = subprocess.Popen(
+                ["gnome-keyring-daemon", "--foreground", "--unlock", "--components=secrets"],
+                env=self.environment,
+                stdin=subprocess.PIPE,
+                stdout=quiet,
+                stderr=quiet,
+            )
+            assert self._daemon.stdin is not None
+            self._daemon.stdin.write(PASSWORD)
+            self._daemon.stdin.close()
+            if self._there():
+                return
+            self._daemon.kill()
+            self._daemon.wait()
+        raise AssertionError("gnome-keyring-daemon does not start")
+
+    def _there(self) -> bool:
+        """Whether it is there within moments, with a keyring in it."""
+        end = time.monotonic() + 10
+        while time.monotonic() < end:
             with suppress(Exception):
                 self.keys()
-                break
-            assert time.monotonic() < end, "gnome-keyring-daemon does not start"
+                return True
             time.sleep(0.05)
+        return False
 
     def keys(self) -> dict[str, str]:
         """The ids of the keys in it, and what is kept under them."""
