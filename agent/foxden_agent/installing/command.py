@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from foxden_agent.progress_line import ProgressLine
 from foxden_proto.home import home
 
 if TYPE_CHECKING:
@@ -72,8 +73,13 @@ def _install(installer: EngineInstaller, args: argparse.Namespace) -> int:
         return _answer(args, {"plan": _plan_json(plan)})
     if not args.yes and not _agreed(args, "Download and install it?"):
         return _FAILED
-    line = _Line(quiet=args.json)
-    status = installer.install(plan, line.show)
+    line = ProgressLine((44, 22), quiet=args.json)
+
+    def show(told: Progress) -> None:
+        size = f"{size_text(told.done)} of {size_text(told.total)}"
+        line.show(f"[{told.step}/{told.steps}] {told.text}", size)
+
+    status = installer.install(plan, show)
     line.close()
     if not args.json:
         print(f"The engine is ready: torch {status.torch}, diffusers {status.diffusers}.")
@@ -120,30 +126,6 @@ def _agreed(args: argparse.Namespace, question: str) -> bool:
         _problem(args, "Nobody is there to ask: give --yes.", {"what": "not agreed"})
         return False
     return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
-
-
-class _Line:
-    """Progress on one line of a terminal, or as a line for each step where it is none."""
-
-    def __init__(self, *, quiet: bool) -> None:
-        self._quiet = quiet
-        self._terminal = sys.stderr is not None and sys.stderr.isatty()
-        self._last = ""
-
-    def show(self, told: Progress) -> None:
-        if self._quiet:
-            return
-        text = f"[{told.step}/{told.steps}] {told.text}"
-        if self._terminal:
-            size = f"{size_text(told.done)} of {size_text(told.total)}"
-            print(f"\r{text:44.44} {size:>22}", end="", file=sys.stderr, flush=True)
-        elif text != self._last:
-            print(text, file=sys.stderr, flush=True)
-        self._last = text
-
-    def close(self) -> None:
-        if self._terminal and not self._quiet:
-            print(file=sys.stderr)
 
 
 def _plan_json(plan: InstallPlan) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foxden_agent.installing.command import size_text
+from foxden_agent.progress_line import ProgressLine
 from foxden_proto.home import home
 
 if TYPE_CHECKING:
@@ -115,9 +116,14 @@ def _fetch(args: argparse.Namespace) -> int:
         return _answer(args, {"plan": _json(repo, plan), "folder": str(folder), "here": here})
     if not args.yes and not _agreed(args):
         return _FAILED
-    line = _Line(quiet=args.json)
+    line = ProgressLine((56, 20), quiet=args.json)
+
+    def show(told: Progress) -> None:
+        size = f"{size_text(told.done)} of {size_text(told.total)}" if told.total else ""
+        line.show(told.doing, size)
+
     facts = facts_of(starter, plan.licence)
-    asyncio.run(child.fetch(place, plan, models, facts, line.show))
+    asyncio.run(child.fetch(place, plan, models, facts, show))
     line.close()
     if not args.json:
         print(f"It is in {folder}. {NEXT}")
@@ -143,29 +149,6 @@ def _agreed(args: argparse.Namespace) -> bool:
     if args.json or not sys.stdin or not sys.stdin.isatty():
         raise FetchFailed("Nobody is there to ask:", "give --yes.")
     return input("Download it? [y/N] ").strip().lower() in ("y", "yes")
-
-
-class _Line:
-    """Progress on one line of a terminal, or as a line for each file where it is none."""
-
-    def __init__(self, *, quiet: bool) -> None:
-        self._quiet = quiet
-        self._terminal = sys.stderr is not None and sys.stderr.isatty()
-        self._last = ""
-
-    def show(self, told: Progress) -> None:
-        if self._quiet:
-            return
-        if self._terminal:
-            size = f"{size_text(told.done)} of {size_text(told.total)}" if told.total else ""
-            print(f"\r{told.doing:56.56} {size:>20}", end="", file=sys.stderr, flush=True)
-        elif told.doing != self._last:
-            print(told.doing, file=sys.stderr, flush=True)
-        self._last = told.doing
-
-    def close(self) -> None:
-        if self._terminal and not self._quiet:
-            print(file=sys.stderr)
 
 
 def _json(repo: str, plan: ModelPlan | FetchFailed | None) -> dict[str, Any]:
