@@ -93,19 +93,20 @@ class FirstRun:
                 self._doing.cancel()
             return
         join, engine = self._steps["join"], self._steps["engine"]
+        new = self._joined is None
         if self._joined is None:
             fresh = [one for one in self._joins.memberships() if one not in self._refused]
             if not fresh:
                 return
             self._joined = fresh[0]
             join.state, join.problem, join.told = "skipped", "", {}
-            if not self._installs.ready():
-                self._start(self._steps["check"], self._look_at_hardware())
+        by_command = join.state == "skipped"
         if not self._installs.ready():
-            if join.state == "skipped" and self._joined.fetch_engine and not in_use:
+            if new:
+                self._start(self._steps["check"], self._look_at_hardware())
+            elif by_command and self._joined.fetch_engine and not in_use:
                 self._fetch_unasked()
-            return
-        if join.state == "skipped":
+        elif by_command:
             for step in self._steps.values():
                 if step.state != "done":
                     step.state, step.problem = "skipped", ""
