@@ -30,6 +30,7 @@ from foxden_agent.installing import uv_run
 from foxden_agent.installing.shell import ENGINES, engine_environment, frozen, shell_file
 from foxden_agent.installing.torch_builds import Build, Machine, Refusal, choose
 from foxden_agent.installing.uv_run import InstallFailed
+from foxden_agent.told_files import told_in
 from foxden_agent.watching.nvml import ask_driver
 
 LOCK = Path(__file__).parent / "lock"
@@ -173,7 +174,7 @@ class EngineInstaller:
         if found is None:
             return Status(bytes=size)
         python = _python_of(found)
-        told = _read(found)
+        told = told_in(found / _TOLD)
         broken = "" if python.exists() else f"{python} is gone: run `foxden engine install`"
         return Status(
             str(python),
@@ -203,7 +204,7 @@ class EngineInstaller:
     def keep_only(self, versions: set[str]) -> None:
         """Remove the environments of other versions of Foxden; the cache stays."""
         for one in self._folder.glob("*-*"):
-            told = _read(one)
+            told = told_in(one / _TOLD)
             if told and told.get("version") not in versions:
                 _remove(one)
 
@@ -378,14 +379,6 @@ def _finished(folder: Path) -> Path | None:
 
 def _python_of(folder: Path) -> Path:
     return folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
-
-
-def _read(folder: Path) -> dict[str, Any]:
-    try:
-        told = json.loads((folder / _TOLD).read_text())
-    except (OSError, ValueError):
-        return {}
-    return told if isinstance(told, dict) else {}
 
 
 def _replace(new: Path, final: Path) -> None:

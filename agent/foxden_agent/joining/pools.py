@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from foxden_agent.told_files import told_in
 from foxden_proto import proofs
 from foxden_proto.address import Address, AddressError, parse
 from foxden_proto.home import write_private
@@ -64,9 +65,9 @@ class Pool:
 
 def pools(folder: Path) -> list[Pool]:
     """What this machine has joined, with what the running agent says of it; by name."""
-    now = _read(folder / NOW)
+    now = told_in(folder / NOW)
     found = []
-    entries = _read(folder / FILE).get("pools")
+    entries = told_in(folder / FILE).get("pools")
     for entry in entries if isinstance(entries, list) else ():
         pool = _pool(entry, now)
         if pool is None:
@@ -109,14 +110,6 @@ def say_now(folder: Path, states: Mapping[str, tuple[str, str]]) -> None:
         write_private(folder / NOW, json.dumps({key: list(said) for key, said in states.items()}))
     if not (folder / FILE).exists():  # all were left meanwhile
         (folder / NOW).unlink(missing_ok=True)
-
-
-def _read(path: Path) -> dict[str, object]:
-    try:
-        told = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return told if isinstance(told, dict) else {}
 
 
 def _pool(entry: object, now: Mapping[str, object]) -> Pool | None:

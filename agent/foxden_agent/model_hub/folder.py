@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 from foxden_agent.model_facts import FACTS_FILE
+from foxden_agent.told_files import told_in
 
 STAGING = ".fetching"  # in the model folder, whose scan leaves hidden folders out
 LOCK = ".lock"  # in that one: one model at a time
@@ -14,14 +13,14 @@ LOCK = ".lock"  # in that one: one model at a time
 
 def here_already(folder: Path, repo: str, revision: str = "") -> bool:
     """Whether that folder was fetched from there; of this commit, where one is given."""
-    told = _told(folder)
+    told = told_in(folder / FACTS_FILE)
     return told.get("source") == repo and (not revision or told.get("revision") == revision)
 
 
 def fetched_whole(folder: Path) -> bool:
     """Whether that folder was fetched, and has as many bytes as were: a copy of one that is still
     being made hasn't."""
-    told = _told(folder)
+    told = told_in(folder / FACTS_FILE)
     if "source" not in told:
         return False
     try:
@@ -29,14 +28,6 @@ def fetched_whole(folder: Path) -> bool:
         return sum(one.stat().st_size for one in files) == told.get("bytes")
     except OSError:
         return False
-
-
-def _told(folder: Path) -> dict[str, Any]:
-    try:
-        told = json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return told if isinstance(told, dict) else {}
 
 
 def has_models(folder: Path) -> bool:
